@@ -1,0 +1,55 @@
+"""Adam (arXiv:1412.6980) over a pack: one row per run, a stepsize per run, no allocation in a step."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppo.config import Profile
+
+BETA1 = 0.9  # decay of the mean gradient per step (baselines@d9f194f common/mpi_adam.py; arXiv:1412.6980)
+BETA2 = 0.999  # decay of the mean squared gradient per step (same)
+
+
+class Adam:
+    """Moves `flat` (R, P) by `gradient` (R, P).
+
+    With a = stepsize·√(1−β2^t)/(1−β1^t): θ ← θ − a·m/(√v + ε) is ppo1's and TensorFlow's update (`uncorrected`), and
+    θ ← θ − a·m/(√v + ε·√(1−β2^t)) is the article's (`corrected`, ε beside √v̂).
+    """
+
+    def __init__(self, flat: Tensor, profile: Profile):
+        self.flat = flat
+        self.gradient = torch.zeros_like(flat)
+        self.mean = torch.zeros_like(flat)
+        self.square = torch.zeros_like(flat)
+        self.scratch = torch.zeros_like(flat)
+        self.steps = 0
+        self.epsilon = profile.adam_epsilon
+        self.corrected = profile.adam_epsilon_at == "corrected"
+        self.max_grad_norm = profile.max_grad_norm
+
+    @torch.no_grad()
+    def step(self, stepsize: Tensor) -> None:
+        """stepsize: (R, 1). Reads `gradient`, which is then the caller's to clear."""
+        if self.max_grad_norm is not None:
+            norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
+            self.gradient.mul_(self.max_grad_norm / torch.clamp(norm, min=self.max_grad_norm))
+        self.steps += 1
+        bias2 = math.sqrt(1 - BETA2**self.steps)
+        epsilon = self.epsilon * bias2 if self.corrected else self.epsilon
+        self.mean.lerp_(self.gradient, 1 - BETA1)
+        self.square.mul_(BETA2).addcmul_(self.gradient, self.gradient, value=1 - BETA2)
+        torch.sqrt(self.square, out=self.scratch).add_(epsilon)
+        torch.div(self.mean, self.scratch, out=self.scratch)
+        self.flat.addcmul_(self.scratch, stepsize * (bias2 / (1 - BETA1**self.steps)), value=-1)
+
+    def state_dict(self, run: int) -> dict[str, Any]:
+        return {"steps": self.steps, "mean": self.mean[run].cpu().clone(), "square": self.square[run].cpu().clone()}
+
+    def load_state_dict(self, run: int, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.mean[run] = torch.as_tensor(state["mean"], device=self.mean.device)
+        self.square[run] = torch.as_tensor(state["square"], device=self.square.device)

@@ -1,0 +1,65 @@
+"""Advantage estimates and value targets from one rollout.
+
+Shapes: every array is (..., T), time last; `gamma` and `gae_lambda` are (..., 1), one number per run.
+`next_values[t]` is V(s_{t+1}), where s_{t+1} is the *final* observation if the episode ended at t, never the next
+episode's first. `terminated` cuts the bootstrap (the state is worth nothing after it); `ended` cuts the sum (terminated,
+or truncated by a time limit, whose final state is still worth V). A profile whose time limits are terminal passes
+`terminated = ended`.
+
+Each estimator returns (advantages, value_targets), both (..., T).
+"""
+
+import numpy as np
+from numpy import ndarray
+
+
+def gae(
+    rewards: ndarray,
+    values: ndarray,
+    next_values: ndarray,
+    terminated: ndarray,
+    ended: ndarray,
+    gamma: ndarray,
+    gae_lambda: ndarray,
+) -> tuple[ndarray, ndarray]:
+    """Truncated generalised advantage estimation (section 5, eq. 11 and 12); targets are TD(λ): advantage + value."""
+    delta = rewards + gamma * ~terminated * next_values - values
+    decay = gamma * gae_lambda * ~ended
+    advantages = np.empty_like(delta)
+    following = np.zeros_like(delta[..., 0])
+    for t in reversed(range(delta.shape[-1])):
+        following = delta[..., t] + decay[..., t] * following
+        advantages[..., t] = following
+    return advantages, advantages + values
+
+
+def n_step(
+    rewards: ndarray,
+    values: ndarray,
+    next_values: ndarray,
+    terminated: ndarray,
+    ended: ndarray,
+    gamma: ndarray,
+    n: int,
+) -> tuple[ndarray, ndarray]:
+    """n rewards, then the value (section 5, eq. 10, with T = n); fewer where the episode or the rollout ends."""
+    cut = ended.copy()
+    cut[..., -1] = True
+    returns = values
+    for _ in range(n):
+        following = np.concatenate([returns[..., 1:], returns[..., -1:]], axis=-1)
+        returns = rewards + gamma * ~terminated * np.where(cut, next_values, following)
+    return returns - values, returns
+
+
+def rewards_to_go(
+    rewards: ndarray, next_values: ndarray, terminated: ndarray, ended: ndarray, gamma: ndarray
+) -> tuple[ndarray, ndarray]:
+    """Discounted rewards until the episode ends, no baseline; V stands in where a time limit or the rollout cuts it."""
+    discount = gamma * ~terminated
+    returns = np.empty_like(rewards)
+    following = next_values[..., -1]
+    for t in reversed(range(rewards.shape[-1])):
+        following = rewards[..., t] + discount[..., t] * np.where(ended[..., t], next_values[..., t], following)
+        returns[..., t] = following
+    return returns, returns

@@ -1,0 +1,212 @@
+"""What a run is: typed settings, checked once, hashed elsewhere.
+
+Each field says its unit or its choices. Where a value comes from stands beside it in `conf/`: a profile is a list of
+values with their sources. Defaults here are the neutral choice, so a field added later leaves old run ids alone.
+`None` means off.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake in what was asked for: one clear sentence, shown without a traceback."""
+
+
+OBJECTIVES = {
+    "unconstrained": (),
+    "clip": ("epsilon",),
+    "kl_fixed": ("beta",),
+    "kl_adaptive": ("beta", "kl_target"),
+    "random": (),
+    "initial": (),
+}
+"""Each objective's own settings. `random` draws uniform actions and `initial` keeps the untrained policy: neither learns."""
+
+ADVANTAGES = {"gae": ("gae_lambda",), "n_step": ("n_step",), "rewards_to_go": ()}
+
+
+@dataclass(frozen=True)
+class Algo:
+    """The objective and the advantage estimator, in the paper's symbols."""
+
+    objective: str = "clip"
+    epsilon: float | None = None  # ε of the clipped ratio, eq. 7
+    beta: float | None = None  # β of the KL penalty, eq. 8; its starting value if adaptive
+    kl_target: float | None = None  # d_targ, nats
+    advantage: str = "gae"  # gae | n_step | rewards_to_go
+    gae_lambda: float | None = None  # λ, eq. 11
+    n_step: int | None = None  # env steps before the value stands in, eq. 10
+
+    def __post_init__(self) -> None:
+        choose("algo.objective", self.objective, OBJECTIVES)
+        choose("algo.advantage", self.advantage, ADVANTAGES)
+        for owner, table, names in (
+            (self.objective, OBJECTIVES, ("epsilon", "beta", "kl_target")),
+            (self.advantage, ADVANTAGES, ("gae_lambda", "n_step")),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if name in table[owner] and value is None:
+                    raise UserError(f"algo.{name} is not set, and {owner} needs it")
+                if name not in table[owner] and value is not None:
+                    raise UserError(f"algo.{name}={value} means nothing to {owner}; leave it null")
+        positive("algo.epsilon", self.epsilon)
+        positive("algo.beta", self.beta, zero=True)
+        positive("algo.kl_target", self.kl_target)
+        within_one("algo.gae_lambda", self.gae_lambda)
+        positive("algo.n_step", self.n_step)
+
+    @property
+    def learns(self) -> bool:
+        return self.objective not in ("random", "initial")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The implementation around the objective. Symbols and units here; each value's source in conf/profile/."""
+
+    # The protocol of Table 3
+    horizon: int = 2048  # T, env steps per run and iteration
+    epochs: int = 10  # K, passes over one rollout
+    minibatch_size: int = 64  # M, env steps
+    stepsize: float = 3e-4  # Adam's, before its schedule
+    gamma: float = 0.99  # γ, per env step
+    # Networks
+    policy: str = "auto"  # auto (from the action space) | gaussian | categorical
+    hidden_sizes: tuple[int, ...] = (64, 64)  # units per layer
+    activation: str = "tanh"  # tanh | relu | elu
+    shared_trunk: bool = False  # policy and value share the hidden layers
+    init: str = "torch"  # normc | orthogonal | torch (uniform, ±1/√fan_in)
+    hidden_gain: float = 1.0  # multiplies the initial weights; `torch` has none
+    policy_gain: float = 1.0
+    value_gain: float = 1.0
+    log_std_init: float = 0.0  # log of the action's unit
+    # Observations, actions, rewards, time limits
+    observation_filter: str = "none"  # none | per_rollout | per_step: when the running mean and std move
+    filter_clip: float | None = None  # standard deviations
+    filter_prior: float = 1e-2  # observations: weight of mean 0 and variance 1 before any data
+    filter_floor: float = 0.0  # smallest variance
+    filter_epsilon: float = 0.0  # added to the variance
+    clip_actions: bool = False  # to the bounds of the action space, on their way to the environment
+    scale_rewards: bool = False  # divide by the running std of the discounted return
+    reward_clip: float | None = None  # after scaling
+    time_limit: str = "terminal"  # terminal | bootstrap: is the state at a time limit worth 0 or V(s)?
+    # The loss
+    standardise: str = "none"  # none | rollout | minibatch: over which advantages are shifted and scaled
+    standardise_epsilon: float = 0.0  # added to their standard deviation
+    value_coef: float = 1.0  # c1 of eq. 9, on the mean squared error
+    value_clip: float | None = None  # how far the value may move from its old one, in return units
+    entropy_coef: float = 0.0  # c2 of eq. 9, per nat
+    # Optimisation
+    max_grad_norm: float | None = None  # over all parameters of a run
+    adam_epsilon: float = 1e-8
+    adam_epsilon_at: str = "corrected"  # corrected | uncorrected: √v̂ + ε, or √v + ε as TensorFlow and ppo1 do
+    stepsize_schedule: str = "constant"  # constant | linear: times α, 1 → 0 over the budget
+    epsilon_schedule: str = "constant"  # the same for ε
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        for name, choices in (
+            ("policy", ("auto", "gaussian", "categorical")),
+            ("activation", ("tanh", "relu", "elu")),
+            ("init", ("normc", "orthogonal", "torch")),
+            ("observation_filter", ("none", "per_rollout", "per_step")),
+            ("time_limit", ("terminal", "bootstrap")),
+            ("standardise", ("none", "rollout", "minibatch")),
+            ("adam_epsilon_at", ("corrected", "uncorrected")),
+            ("stepsize_schedule", ("constant", "linear")),
+            ("epsilon_schedule", ("constant", "linear")),
+        ):
+            choose(f"profile.{name}", getattr(self, name), choices)
+        for name in ("horizon", "epochs", "minibatch_size", "stepsize", "filter_clip", "reward_clip", "value_clip"):
+            positive(f"profile.{name}", getattr(self, name))
+        for name in ("filter_prior", "max_grad_norm", "adam_epsilon"):
+            positive(f"profile.{name}", getattr(self, name))
+        for name in ("filter_floor", "filter_epsilon", "standardise_epsilon", "value_coef"):
+            positive(f"profile.{name}", getattr(self, name), zero=True)
+        within_one("profile.gamma", self.gamma)
+        if not self.hidden_sizes or any(size < 2 for size in self.hidden_sizes):
+            raise UserError(f"profile.hidden_sizes={list(self.hidden_sizes)}: give at least one layer, of 2 units or more")
+        if self.horizon % self.minibatch_size:
+            fitting = [m for m in range(1, self.horizon + 1) if self.horizon % m == 0]
+            near = min(fitting, key=lambda m: abs(m - self.minibatch_size))
+            raise UserError(
+                f"profile.minibatch_size={self.minibatch_size} does not divide profile.horizon={self.horizon}; "
+                f"the nearest that does is {near}"
+            )
+
+
+@dataclass(frozen=True)
+class Env:
+    """A task by its registered name, version included."""
+
+    id: str = "Hopper-v4"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that changes a run's numbers, and nothing else."""
+
+    algo: Algo = field(default_factory=Algo)
+    profile: Profile = field(default_factory=Profile)
+    env: Env = field(default_factory=Env)
+    backend: str = "envpool"  # envpool | gymnasium
+    numerics: str = "exact"  # exact (eager, the same bytes alone and in any pack) | fast (compiled, promises less)
+    device: str = "cpu"  # cpu | cuda
+    seed: int = 0
+    env_steps: int = 1_000_000  # budget of the run; whole iterations of it are used
+
+    def __post_init__(self) -> None:
+        choose("backend", self.backend, ("envpool", "gymnasium"))
+        choose("numerics", self.numerics, ("exact", "fast"))
+        choose("device", self.device, ("cpu", "cuda"))
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} is negative; seeds are whole numbers from 0")
+        if self.env_steps < self.profile.horizon:
+            raise UserError(
+                f"env_steps={self.env_steps} is less than one iteration (profile.horizon={self.profile.horizon}); "
+                "ask for at least one horizon"
+            )
+
+    @property
+    def iterations(self) -> int:
+        return self.env_steps // self.profile.horizon
+
+
+def choose(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise UserError(f"{name}={value} is unknown; choose one of {', '.join(choices)}")
+
+
+def positive(name: str, value: float | None, zero: bool = False) -> None:
+    if value is None:
+        return
+    if not math.isfinite(value):
+        raise UserError(f"{name}={value} is not a finite number; null switches a setting off")
+    if value < 0 or (value == 0 and not zero):
+        raise UserError(f"{name}={value} must be {'at least' if zero else 'above'} 0")
+
+
+def within_one(name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
+        raise UserError(f"{name}={value} must lie between 0 and 1")
+
+
+PER_RUN = {
+    Algo: ("objective", "epsilon", "beta", "kl_target", "gae_lambda"),
+    Profile: ("stepsize", "gamma", "value_coef", "entropy_coef"),
+}
+"""What may differ between the members of one pack: settings that become one number per run. All else gives a tensor its
+shape or a loop its length, and is shared."""
+
+
+def pack_key(run: RunConfig) -> tuple:
+    """Runs with equal keys can train as one pack."""
+
+    def shared(settings: Any) -> tuple:
+        return tuple(getattr(settings, f.name) for f in fields(settings) if f.name not in PER_RUN[type(settings)])
+
+    kind = "learner" if run.algo.learns else run.algo.objective
+    return (kind, shared(run.algo), shared(run.profile), run.env, run.backend, run.numerics, run.device, run.env_steps)

@@ -1,0 +1,201 @@
+"""The environments of a pack: one per run, stepped together, and rebuilt exactly by replay.
+
+Two backends with one face. EnvPool steps MuJoCo in C++; Gymnasium serves any registered task and is the reference.
+Neither resets by itself here: an ended episode keeps its final observation until `reset` is called, so a rollout holds
+only real transitions. Each environment has a seed of its own and is the one it would be alone.
+
+A task that draws randomness only at reset is rebuilt from (seed, number of resets, actions since the last reset); this
+needs no access to a simulator's internals and serves both backends.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+from ppo.config import UserError
+
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Sizes of a task: D observations; A action dimensions with bounds, or A discrete actions."""
+
+    observation_size: int
+    action_size: int
+    discrete: bool
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, env_id: str, observation: gymnasium.Space, action: gymnasium.Space) -> "Spaces":
+        if not isinstance(observation, gymnasium.spaces.Box) or len(observation.shape) != 1:
+            raise UserError(f"{env_id}: observations are {observation}; only vectors of numbers are supported")
+        if isinstance(action, gymnasium.spaces.Discrete):
+            if action.start != 0:
+                raise UserError(f"{env_id}: its discrete actions start at {action.start}; only 0 is supported")
+            return cls(observation.shape[0], int(action.n), True, np.zeros(1), np.zeros(1))
+        if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1:
+            raise UserError(f"{env_id}: actions are {action}; only Discrete and vectors of numbers are supported")
+        low, high = action.low.astype(np.float64), action.high.astype(np.float64)
+        return cls(observation.shape[0], action.shape[0], False, low, high)
+
+
+class Backend(Protocol):
+    """What a backend offers. `ids` (n,) int name the environments meant; arrays have n rows."""
+
+    spaces: Spaces
+
+    def reset(self, ids: np.ndarray) -> np.ndarray:
+        """Start new episodes; the first reset of each environment seeds it. Returns observations (n, D) float64."""
+        ...
+
+    def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Observations (n, D) float64, rewards (n,) float64, terminated (n,), truncated (n,)."""
+        ...
+
+
+class EnvPool:
+    """EnvPool's synchronous vector, in one thread."""
+
+    def __init__(self, env_id: str, seeds: Sequence[int]):
+        import envpool
+
+        if env_id not in envpool.list_all_envs():
+            near = near_matches(env_id, envpool.list_all_envs())
+            raise UserError(f"EnvPool has no task {env_id}{near}; backend=gymnasium runs any registered task")
+        # num_threads=1: one core per pack; without it EnvPool starts a thread per core.
+        self.envs = envpool.make(env_id, "gymnasium", num_envs=len(seeds), seed=list(seeds), num_threads=1)
+        self.spaces = Spaces.of(env_id, self.envs.observation_space, self.envs.action_space)
+
+    def reset(self, ids: np.ndarray) -> np.ndarray:
+        observations, _ = self.envs.reset(ids)
+        return observations.astype(np.float64)
+
+    def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        observations, rewards, terminated, truncated, _ = self.envs.step(actions, ids)
+        return observations.astype(np.float64), rewards.astype(np.float64), terminated, truncated
+
+
+class Gymnasium:
+    """One plain environment per run, stepped in turn."""
+
+    def __init__(self, env_id: str, seeds: Sequence[int]):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*out of date.*", category=DeprecationWarning)
+            try:
+                self.envs = [gymnasium.make(env_id) for _ in seeds]
+            except gymnasium.error.UnregisteredEnv as error:
+                near = near_matches(env_id, list(gymnasium.registry))
+                raise UserError(f"Gymnasium has no task {env_id}{near}") from error
+            except gymnasium.error.Error as error:
+                raise UserError(f"Gymnasium cannot make {env_id}: {error}") from error
+        self.seeds: list[int | None] = list(seeds)
+        self.spaces = Spaces.of(env_id, self.envs[0].observation_space, self.envs[0].action_space)
+
+    def reset(self, ids: np.ndarray) -> np.ndarray:
+        observations = []
+        for i in ids:
+            observations.append(self.envs[i].reset(seed=self.seeds[i])[0])
+            self.seeds[i] = None
+        return np.asarray(observations, dtype=np.float64)
+
+    def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        results = [self.envs[i].step(action)[:4] for i, action in zip(ids, actions, strict=True)]
+        observations, rewards, terminated, truncated = zip(*results, strict=True)
+        return (
+            np.asarray(observations, dtype=np.float64),
+            np.asarray(rewards, dtype=np.float64),
+            np.asarray(terminated, dtype=bool),
+            np.asarray(truncated, dtype=bool),
+        )
+
+
+BACKENDS: dict[str, type[EnvPool] | type[Gymnasium]] = {"envpool": EnvPool, "gymnasium": Gymnasium}
+
+
+class Environments:
+    """A backend plus what replay needs: resets so far and the actions since the last one, for each run."""
+
+    def __init__(self, env_id: str, backend: str, seeds: Sequence[int]):
+        try:
+            self.backend: Backend = BACKENDS[backend](env_id, seeds)
+        except ImportError as error:
+            raise UserError(f"backend={backend}: {error}; install it, or choose another backend") from error
+        self.env_id = env_id
+        self.spaces = self.backend.spaces
+        self.ids = np.arange(len(seeds), dtype=np.int32)
+        self.resets = np.zeros(len(seeds), dtype=np.int64)
+        self.history: list[np.ndarray] = []  # one action array (R, …) per step
+        self.started = np.zeros(len(seeds), dtype=np.int64)  # where in it each run's episode began
+        self.observations = np.zeros((len(seeds), self.spaces.observation_size))
+
+    def reset(self, ids: np.ndarray | None = None) -> None:
+        ids = self.ids if ids is None else ids.astype(np.int32)
+        self.observations[ids] = self.backend.reset(ids)
+        self.resets[ids] += 1
+        self.started[ids] = len(self.history)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions (R, A) or (R,) → rewards (R,), terminated (R,), truncated (R,); `observations` moves on."""
+        self.history.append(actions)
+        self.observations, rewards, terminated, truncated = self.backend.step(actions, self.ids)
+        return rewards, terminated, truncated
+
+    def forget(self) -> None:
+        """Drop actions of episodes that are over."""
+        oldest = int(self.started.min())
+        del self.history[:oldest]
+        self.started -= oldest
+
+    def state_dict(self, run: int) -> dict[str, Any]:
+        actions = [action[run] for action in self.history[self.started[run] :]]
+        return {
+            "resets": int(self.resets[run]),
+            "actions": np.array(actions, dtype=self._action_dtype()).reshape(-1, *self._action_shape()),
+            "observation_sha256": hashlib.sha256(self.observations[run].tobytes()).hexdigest(),
+        }
+
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Replay every run to where it stood, all of them together; refuses by name what does not replay."""
+        targets = np.array([state["resets"] for state in states])
+        while (behind := self.ids[self.resets < targets]).size:
+            self.observations[behind] = self.backend.reset(behind)
+            self.resets[behind] += 1
+        actions = [np.asarray(state["actions"]) for state in states]
+        lengths = np.array([len(a) for a in actions])
+        longest = int(lengths.max())
+        self.history = [np.zeros((len(states), *self._action_shape()), self._action_dtype()) for _ in range(longest)]
+        self.started = longest - lengths
+        for t in range(longest):
+            now = self.ids[lengths > t]
+            step = np.stack([actions[i][t] for i in now])
+            self.observations[now] = self.backend.step(step, now)[0]
+            for i, action in zip(now, step, strict=True):
+                self.history[self.started[i] + t][i] = action
+        for run, state in enumerate(states):
+            digest = hashlib.sha256(self.observations[run].tobytes()).hexdigest()
+            if digest != state["observation_sha256"]:
+                raise UserError(
+                    f"{self.env_id} does not replay: after the same {state['resets']} resets and {lengths[run]} actions "
+                    "its observation differs from the checkpoint's. It draws randomness in step, or the simulator "
+                    "changed; such a run cannot be resumed exactly, start it anew in another records folder"
+                )
+
+    def _action_shape(self) -> tuple[int, ...]:
+        return () if self.spaces.discrete else (self.spaces.action_size,)
+
+    def _action_dtype(self) -> type:
+        return np.int64 if self.spaces.discrete else np.float64
+
+
+def near_matches(word: str, known: Sequence[str]) -> str:
+    """', did you mean A or B?' or nothing."""
+    near = get_close_matches(word, known, n=3, cutoff=0.6)
+    return f", did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,124 @@
+"""Policy and value networks: where their parameters lie, how they start, and the forward pass.
+
+One run's parameters are one row of a flat matrix (R, P); every weight is a view of it, (R, in, out), so the optimiser
+works on one tensor and the pack's layers are single batched products.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppo.config import Profile
+
+ALIGNMENT = 16  # floats: each weight starts on a cache line, so a run's products do not depend on its place in the pack
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "elu": torch.nn.functional.elu,
+}
+
+
+class Network:
+    """Shapes of one agent's parameters and its forward pass.
+
+    `observation_size` D, `output_size` A (action dimensions, or logits), hidden layers from the profile.
+    Heads are at least two columns wide, the unused one sliced off and never moved: for a single column and a single run
+    MKL picks another kernel, and a run alone would differ from itself in a pack in the last bit.
+    """
+
+    def __init__(self, observation_size: int, output_size: int, gaussian: bool, profile: Profile):
+        self.output_size = output_size
+        self.activation = ACTIVATIONS[profile.activation]
+        self.trunks = ("trunk", "trunk") if profile.shared_trunk else ("policy", "value")
+        self.layers = len(profile.hidden_sizes)
+        sizes = (observation_size, *profile.hidden_sizes)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for trunk in dict.fromkeys(self.trunks):
+            for layer in range(self.layers):
+                self._add(f"{trunk}.{layer}", sizes[layer], sizes[layer + 1])
+        self._add("policy.head", sizes[-1], max(2, output_size))
+        self._add("value.head", sizes[-1], 2)
+        if gaussian:
+            self.shapes["log_std"] = (output_size,)
+        self.offsets: dict[str, int] = {}
+        self.size = 0
+        for name, shape in self.shapes.items():
+            self.offsets[name] = self.size
+            self.size += math.ceil(math.prod(shape) / ALIGNMENT) * ALIGNMENT
+
+    def _add(self, name: str, inputs: int, outputs: int) -> None:
+        self.shapes[f"{name}.weight"] = (inputs, outputs)
+        self.shapes[f"{name}.bias"] = (outputs,)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parameters inside a flat (R, P): weights (R, in, out), biases (R, out), log_std (R, A)."""
+        return {
+            name: flat[:, self.offsets[name] : self.offsets[name] + math.prod(shape)].unflatten(1, shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def policy(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """x: (R, B, D) → (R, B, A)."""
+        return self._head(parameters, "policy", self._hidden(parameters, self.trunks[0], x))[..., : self.output_size]
+
+    def value(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """x: (R, B, D) → (R, B)."""
+        return self._head(parameters, "value", self._hidden(parameters, self.trunks[1], x))[..., 0]
+
+    def policy_and_value(self, parameters: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, the shared trunk computed once."""
+        hidden = self._hidden(parameters, self.trunks[0], x)
+        other = hidden if self.trunks[0] == self.trunks[1] else self._hidden(parameters, self.trunks[1], x)
+        policy = self._head(parameters, "policy", hidden)[..., : self.output_size]
+        return policy, self._head(parameters, "value", other)[..., 0]
+
+    def _hidden(self, parameters: Mapping[str, Tensor], trunk: str, x: Tensor) -> Tensor:
+        for layer in range(self.layers):
+            x = self.activation(linear(x, parameters[f"{trunk}.{layer}.weight"], parameters[f"{trunk}.{layer}.bias"]))
+        return x
+
+    def _head(self, parameters: Mapping[str, Tensor], head: str, x: Tensor) -> Tensor:
+        return linear(x, parameters[f"{head}.head.weight"], parameters[f"{head}.head.bias"])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (R, B, in), weight (R, in, out), bias (R, out) → (R, B, out)."""
+    return torch.baddbmm(bias.unsqueeze(1), x, weight)
+
+
+def initialise(network: Network, profile: Profile, rng: np.random.Generator) -> np.ndarray:
+    """One run's starting parameters, (P,) float32. Biases start at 0 except under `torch`."""
+    flat = np.zeros(network.size, dtype=np.float32)
+    for name, shape in network.shapes.items():
+        head = name.split(".")[0] if ".head." in name else "hidden"
+        values = np.zeros(shape)
+        if name == "log_std":
+            values[:] = profile.log_std_init
+        else:
+            columns = {"policy": network.output_size, "value": 1, "hidden": shape[-1]}[head]
+            gain = {"policy": profile.policy_gain, "value": profile.value_gain, "hidden": profile.hidden_gain}[head]
+            inputs = network.shapes[name.replace(".bias", ".weight")][0]
+            if profile.init == "torch":
+                bound = 1 / math.sqrt(inputs)
+                values[..., :columns] = rng.uniform(-bound, bound, size=(*shape[:-1], columns))
+            elif name.endswith(".weight"):
+                draw = {"normc": normc, "orthogonal": orthogonal}[profile.init]
+                values[:, :columns] = gain * draw(rng, inputs, columns)
+        start = network.offsets[name]
+        flat[start : start + values.size] = values.ravel()
+    return flat
+
+
+def normc(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
+    """Columns of unit norm (baselines@da99706, common/tf_util.py normc_initializer)."""
+    weight = rng.standard_normal((inputs, outputs))
+    return weight / np.sqrt(np.square(weight).sum(axis=0, keepdims=True))
+
+
+def orthogonal(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
+    """Orthonormal rows or columns, whichever are fewer (baselines@2dd7d30, a2c/utils.py ortho_init)."""
+    u, _, v = np.linalg.svd(rng.standard_normal((inputs, outputs)), full_matrices=False)
+    return u if u.shape == (inputs, outputs) else v

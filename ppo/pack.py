@@ -1,0 +1,126 @@
+"""A pack: runs of one environment that train together, and everything they must remember.
+
+The members differ only in seed and in settings that are numbers (`config.PER_RUN`). Row r of every tensor belongs to run
+r and to nobody else; a member that diverges is masked and disturbs none of its mates.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppo.adam import Adam
+from ppo.config import OBJECTIVES, RunConfig, UserError, pack_key
+from ppo.environments import MAX_SEED, Environments
+from ppo.networks import Network, initialise
+from ppo.normalisation import ObservationFilter, RewardScale
+from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
+from ppo.randomness import generator
+
+
+class Pack:
+    """State of R runs. `runs` is sorted by objective, so that each objective sees one slice of rows."""
+
+    def __init__(self, runs: Sequence[RunConfig]):
+        if len({pack_key(run) for run in runs}) != 1:
+            raise UserError("these runs cannot share a pack: they differ in more than seed and per-run numbers")
+        self.runs = sorted(runs, key=lambda run: list(OBJECTIVES).index(run.algo.objective))
+        self.algo, self.profile = self.runs[0].algo, self.runs[0].profile
+        self.iterations = self.runs[0].iterations
+        self.iteration = 0
+        self.alive = np.ones(len(self.runs), dtype=bool)
+
+        if self.runs[0].device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda, but torch sees no GPU here; use device=cpu or a machine with one")
+        self.device = torch.device(self.runs[0].device)
+        seeds = [int(generator(run.seed, "environment").integers(MAX_SEED)) for run in self.runs]
+        self.environments = Environments(self.runs[0].env.id, self.runs[0].backend, seeds)
+        self.spaces = spaces = self.environments.spaces
+        if self.algo.objective == "random" and not (spaces.discrete or np.isfinite(spaces.high - spaces.low).all()):
+            raise UserError(f"{self.runs[0].env.id}: its actions have no bounds, so uniform random ones do not exist")
+
+        self.distribution_class = distribution_class(self.profile.policy, spaces.discrete, self.runs[0].env.id)
+        gaussian = self.distribution_class is Gaussian
+        self.network = Network(spaces.observation_size, spaces.action_size, gaussian, self.profile)
+        start = [initialise(self.network, self.profile, generator(run.seed, "weights")) for run in self.runs]
+        self.flat = torch.from_numpy(np.stack(start)).to(self.device)
+        self.adam = Adam(self.flat, self.profile)
+        self.parameters = self.network.views(self.flat)
+        self.gradients = self.network.views(self.adam.gradient)
+        for parameter in self.parameters.values():
+            parameter.requires_grad_()
+
+        self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
+        self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))
+        self.beta = self.column("beta")
+        self.episode_return = np.zeros(len(self.runs))
+        self.episode_length = np.zeros(len(self.runs), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps each member has taken."""
+        return self.iteration * self.profile.horizon
+
+    @property
+    def remaining(self) -> float:
+        """α: 1 at the start, falling linearly over the budget; taken at the iteration's start (section 6.4)."""
+        return 1 - self.iteration / self.iterations
+
+    def start(self) -> None:
+        """The first reset of every environment. A resumed pack replays instead."""
+        self.environments.reset()
+        self.filter.see(self.environments.observations)
+
+    def column(self, name: str) -> np.ndarray:
+        """A per-run setting as (R, 1) float64; NaN where a run has none."""
+        values = [getattr(run.algo if hasattr(run.algo, name) else run.profile, name) for run in self.runs]
+        return np.array([[np.nan if value is None else value] for value in values], dtype=np.float64)
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        dtype = torch.float32 if array.dtype.kind == "f" else None
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, dtype)
+
+    def distribution(self, policy: torch.Tensor) -> Distribution:
+        """policy: (R, B, A), the network's output."""
+        if self.distribution_class is Gaussian:
+            return Gaussian(policy, self.parameters["log_std"].unsqueeze(1))
+        return Categorical(policy)
+
+    def objective_rows(self) -> list[tuple[str, slice]]:
+        """Each objective present and its rows."""
+        names = [run.algo.objective for run in self.runs]
+        return [(name, slice(names.index(name), names.index(name) + names.count(name))) for name in dict.fromkeys(names)]
+
+    def state_dict(self, run: int) -> dict[str, Any]:
+        """All that row `run` must remember at an iteration boundary. Randomness needs nothing: its draws have names."""
+        return {
+            "iteration": self.iteration,
+            "alive": bool(self.alive[run]),
+            "parameters": self.flat[run].cpu().clone(),
+            "adam": self.adam.state_dict(run),
+            "beta": float(self.beta[run, 0]),
+            "filter": self.filter.state_dict(run),
+            "reward_scale": self.reward_scale.state_dict(run),
+            "environment": self.environments.state_dict(run),
+            "episode_return": float(self.episode_return[run]),
+            "episode_length": int(self.episode_length[run]),
+        }
+
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """One state per member, in the order of `runs`, all at the same iteration."""
+        (self.iteration,) = {state["iteration"] for state in states}
+        for run, state in enumerate(states):
+            self.alive[run] = state["alive"]
+            self.flat.data[run] = torch.as_tensor(state["parameters"], device=self.device)
+            self.adam.load_state_dict(run, state["adam"])
+            self.beta[run] = state["beta"]
+            self.filter.load_state_dict(run, state["filter"])
+            self.reward_scale.load_state_dict(run, state["reward_scale"])
+            self.episode_return[run] = state["episode_return"]
+            self.episode_length[run] = state["episode_length"]
+        self.environments.load_state_dicts([state["environment"] for state in states])
+

@@ -1,0 +1,95 @@
+"""Action distributions: diagonal Gaussian and categorical.
+
+Parameters carry any leading axes, (..., A); `log_prob`, `entropy` and `kl` reduce the last one. `sample` takes its noise
+from outside, so a policy holds no randomness.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppo.config import UserError
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@dataclass
+class Gaussian:
+    """Independent normals with a state-independent log standard deviation (section 6.1). mean, log_std: (..., A)."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        z = (action - self.mean) * torch.exp(-self.log_std)
+        return -(0.5 * z * z + self.log_std + LOG_SQRT_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (self.log_std + LOG_SQRT_2PI + 0.5).sum(-1).expand(self.mean.shape[:-1])
+
+    def kl(self, new: "Gaussian") -> Tensor:
+        """KL[self, new], exact."""
+        difference = (self.mean - new.mean) * torch.exp(-new.log_std)
+        log_ratio = self.log_std - new.log_std
+        return 0.5 * (torch.expm1(2 * log_ratio) + difference * difference - 2 * log_ratio).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """noise: (..., A), standard normal."""
+        return self.mean + torch.exp(self.log_std) * noise
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Gaussian":
+        """The distribution with f applied to its parameters, such as a choice of rows."""
+        return Gaussian(f(self.mean), f(self.log_std))
+
+    @staticmethod
+    def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:
+        return rng.standard_normal((horizon, size), dtype=np.float32)
+
+
+@dataclass
+class Categorical:
+    """One of A actions. logits: (..., A), unnormalised."""
+
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        self.log_probs = torch.log_softmax(self.logits, -1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """action: (...) integer."""
+        return self.log_probs.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+    def kl(self, new: "Categorical") -> Tensor:
+        """KL[self, new], exact."""
+        return (self.log_probs.exp() * (self.log_probs - new.log_probs)).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """noise: (..., A), standard Gumbel (the Gumbel-max trick)."""
+        return (self.logits + noise).argmax(-1)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Categorical":
+        """The distribution with f applied to its parameters, such as a choice of rows."""
+        return Categorical(f(self.logits))
+
+    @staticmethod
+    def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:
+        return rng.gumbel(size=(horizon, size)).astype(np.float32)
+
+
+Distribution = Gaussian | Categorical
+
+
+def distribution_class(wanted: str, discrete: bool, env_id: str) -> type[Distribution]:
+    """The distribution of an action space, or a refusal if the profile asks for the other one."""
+    fitting = "categorical" if discrete else "gaussian"
+    if wanted not in ("auto", fitting):
+        kind = "discrete" if discrete else "continuous"
+        raise UserError(f"profile.policy={wanted}: {env_id} has {kind} actions; use profile.policy={fitting} or auto")
+    return Categorical if discrete else Gaussian

@@ -1,0 +1,43 @@
+"""The training loop: Algorithm 1 of the paper, for a pack of runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from ppo.pack import Pack
+from ppo.rollout import Episode, collect
+from ppo.update import update
+
+
+@dataclass
+class Iteration:
+    """What one iteration did, row by row of `pack.runs`."""
+
+    number: int  # from 1
+    env_steps: int  # of each run, at the iteration's end
+    episodes: list[list[Episode]]  # finished in this iteration, per run
+    metrics: dict[str, np.ndarray]  # diagnostics of the update, (R,) each; empty for a policy that does not learn
+    alive: np.ndarray  # (R,) bool: False once a run's parameters, actions or rewards are NaN or infinite
+    seconds: dict[str, float]  # environment, inference, update: of the whole pack
+
+
+def train(pack: Pack) -> Iterator[Iteration]:
+    """Yield after every iteration, at its boundary, until the budget is spent or no member is left.
+
+    for iteration = 1, 2, … do
+        run policy π_θold in the environment for T timesteps, in every run of the pack
+        compute advantage estimates Â_1, …, Â_T
+        optimise the surrogate wrt θ, with K epochs and minibatch size M
+        θold ← θ
+    """
+    if pack.iteration == 0:
+        pack.start()
+    while pack.iteration < pack.iterations and pack.alive.any():
+        rollout = collect(pack)
+        began = perf_counter()
+        metrics = update(pack, rollout) if pack.algo.learns else {}
+        seconds = rollout.seconds | {"update": perf_counter() - began}
+        pack.iteration += 1
+        yield Iteration(pack.iteration, pack.env_steps, rollout.episodes, metrics, pack.alive.copy(), seconds)
