@@ -24,19 +24,19 @@ OBJECTIVES = {
 }
 """Each objective's own settings. `random` draws uniform actions and `initial` keeps the untrained policy: neither learns."""
 
-ADVANTAGES = {"gae": ("gae_lambda",), "n_step": ("n_step",), "rewards_to_go": ()}
+ADVANTAGES = {"gae": (), "n_step": ("n_step",), "rewards_to_go": ()}
 
 
 @dataclass(frozen=True)
 class Algo:
     """The objective and the advantage estimator, in the paper's symbols."""
 
-    objective: str = "clip"
+    objective: str = "unconstrained"
     epsilon: float | None = None  # ε of the clipped ratio, eq. 7
     beta: float | None = None  # β of the KL penalty, eq. 8; its starting value if adaptive
     kl_target: float | None = None  # d_targ, nats
     advantage: str = "gae"  # gae | n_step | rewards_to_go
-    gae_lambda: float | None = None  # λ, eq. 11
+    gae_lambda: float = 0.95  # λ, eq. 11; read by gae alone
     n_step: int | None = None  # env steps before the value stands in, eq. 10
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Algo:
         choose("algo.advantage", self.advantage, ADVANTAGES)
         for owner, table, names in (
             (self.objective, OBJECTIVES, ("epsilon", "beta", "kl_target")),
-            (self.advantage, ADVANTAGES, ("gae_lambda", "n_step")),
+            (self.advantage, ADVANTAGES, ("n_step",)),
         ):
             for name in names:
                 value = getattr(self, name)

@@ -42,7 +42,7 @@ class Network:
         self._add("policy.head", sizes[-1], max(2, output_size))
         self._add("value.head", sizes[-1], 2)
         if gaussian:
-            self.shapes["log_std"] = (output_size,)
+            self.shapes["log_std"] = (1, output_size)
         self.offsets: dict[str, int] = {}
         self.size = 0
         for name, shape in self.shapes.items():
@@ -51,10 +51,10 @@ class Network:
 
     def _add(self, name: str, inputs: int, outputs: int) -> None:
         self.shapes[f"{name}.weight"] = (inputs, outputs)
-        self.shapes[f"{name}.bias"] = (outputs,)
+        self.shapes[f"{name}.bias"] = (1, outputs)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The parameters inside a flat (R, P): weights (R, in, out), biases (R, out), log_std (R, A)."""
+        """The parameters inside a flat (R, P): weights (R, in, out), biases (R, 1, out), log_std (R, 1, A)."""
         return {
             name: flat[:, self.offsets[name] : self.offsets[name] + math.prod(shape)].unflatten(1, shape)
             for name, shape in self.shapes.items()
@@ -85,8 +85,8 @@ class Network:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (R, B, in), weight (R, in, out), bias (R, out) → (R, B, out)."""
-    return torch.baddbmm(bias.unsqueeze(1), x, weight)
+    """x (R, B, in), weight (R, in, out), bias (R, 1, out) → (R, B, out)."""
+    return torch.baddbmm(bias, x, weight)
 
 
 def initialise(network: Network, profile: Profile, rng: np.random.Generator) -> np.ndarray:
@@ -103,7 +103,7 @@ def initialise(network: Network, profile: Profile, rng: np.random.Generator) -> 
             inputs = network.shapes[name.replace(".bias", ".weight")][0]
             if profile.init == "torch":
                 bound = 1 / math.sqrt(inputs)
-                values[..., :columns] = rng.uniform(-bound, bound, size=(*shape[:-1], columns))
+                values[:, :columns] = rng.uniform(-bound, bound, size=(shape[0], columns))
             elif name.endswith(".weight"):
                 draw = {"normc": normc, "orthogonal": orthogonal}[profile.init]
                 values[:, :columns] = gain * draw(rng, inputs, columns)

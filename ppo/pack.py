@@ -87,7 +87,7 @@ class Pack:
     def distribution(self, policy: torch.Tensor) -> Distribution:
         """policy: (R, B, A), the network's output."""
         if self.distribution_class is Gaussian:
-            return Gaussian(policy, self.parameters["log_std"].unsqueeze(1))
+            return Gaussian(policy, self.parameters["log_std"])
         return Categorical(policy)
 
     def objective_rows(self) -> list[tuple[str, slice]]:

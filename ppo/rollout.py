@@ -52,7 +52,7 @@ def action_draws(pack: Pack) -> np.ndarray:
     return np.stack(draws)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def collect(pack: Pack) -> Rollout:
     """One rollout; also marks members whose actions or rewards are no longer finite as not alive."""
     runs, horizon, spaces, environments = len(pack), pack.profile.horizon, pack.spaces, pack.environments
@@ -102,7 +102,7 @@ def collect(pack: Pack) -> Rollout:
         ended = terminated | truncated
         if ended.any():
             finals = np.flatnonzero(ended)
-            rollout.next_x[:, t] = pack.filter.normalise(environments.observations)
+            rollout.next_x[finals, t] = pack.filter.normalise(environments.observations)[finals]
             for run in finals:
                 step = pack.env_steps + t + 1
                 episode = Episode(step, float(pack.episode_return[run]), int(pack.episode_length[run]))
@@ -113,8 +113,9 @@ def collect(pack: Pack) -> Rollout:
             in_environment += perf_counter() - before
         pack.filter.see(environments.observations)
         x = pack.filter.normalise(environments.observations)
-        goes_on = ~ended
-        rollout.next_x[goes_on, t] = x[goes_on]
+    followed = ~rollout.ended[..., None]
+    np.copyto(rollout.next_x[:, :-1], rollout.x[:, 1:], where=followed[:, :-1])
+    np.copyto(rollout.next_x[:, -1], x, where=followed[:, -1])
     environments.forget()
     pack.alive &= np.isfinite(rollout.rewards).all(axis=1)
     rollout.seconds = {"environment": in_environment, "inference": perf_counter() - began - in_environment}

@@ -149,8 +149,8 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     metrics = diagnostics(pack, whole, coefficients)
     metrics["update_norm"] = torch.linalg.vector_norm(pack.flat.detach() - before, dim=1).cpu().numpy()
     metrics["explained_variance"] = explained_variance(values, value_target)
-    metrics["stepsize"] = stepsize[:, 0].cpu().numpy()
-    metrics["epsilon"] = coefficients.epsilon[:, 0].cpu().numpy()
+    metrics["stepsize"] = annealed(pack, "stepsize")[:, 0]
+    metrics["epsilon"] = annealed(pack, "epsilon")[:, 0]
     metrics["beta"] = pack.beta[:, 0].copy()
     for name, rows in pack.objective_rows():
         if name == "kl_adaptive":
@@ -175,15 +175,20 @@ def whole_rollout(
 
 
 def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
-    """This iteration's coefficients and stepsize, α applied where the profile anneals."""
-    alpha = {"constant": 1.0, "linear": pack.remaining}
+    """This iteration's coefficients and stepsize."""
     coefficients = Coefficients(
-        epsilon=pack.tensor(pack.column("epsilon") * alpha[pack.profile.epsilon_schedule]),
+        epsilon=pack.tensor(annealed(pack, "epsilon")),
         beta=pack.tensor(pack.beta),
         value_coef=pack.tensor(pack.column("value_coef")),
         entropy_coef=pack.tensor(pack.column("entropy_coef")),
     )
-    return coefficients, pack.tensor(pack.column("stepsize") * alpha[pack.profile.stepsize_schedule])
+    return coefficients, pack.tensor(annealed(pack, "stepsize"))
+
+
+def annealed(pack: Pack, name: str) -> np.ndarray:
+    """`stepsize` or `epsilon`, (R, 1), times α where the profile's schedule is linear."""
+    linear = getattr(pack.profile, f"{name}_schedule") == "linear"
+    return pack.column(name) * (pack.remaining if linear else 1.0)
 
 
 def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
@@ -238,7 +243,7 @@ def diagnostics(pack: Pack, whole: Batch, coefficients: Coefficients) -> dict[st
         "value_loss": parts["value_loss"],
     }
     if "log_std" in pack.parameters:
-        metrics["std"] = torch.exp(pack.parameters["log_std"]).mean(-1)
+        metrics["std"] = torch.exp(pack.parameters["log_std"]).mean((1, 2))
     return {name: values.cpu().numpy() for name, values in metrics.items()}
 
 

@@ -1,0 +1,1 @@
+"""How records become curves and tables. Reads files only: no torch, no ppo."""

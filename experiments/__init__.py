@@ -1,0 +1,1 @@
+"""How runs are launched: composed from conf/, packed, trained, recorded, resumed."""

@@ -1,0 +1,122 @@
+"""From a Hydra config to typed runs, with one clear sentence for what does not fit."""
+
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ppo.config import Algo, Env, Profile, RunConfig, UserError
+from ppo.environments import near_matches
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = ("algo", "profile", "env", "tracking")
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run and what people call it; names are not part of its identity."""
+
+    config: RunConfig
+    names: Mapping[str, str]
+
+
+def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """A config dataclass from plain values, each checked against its field's type."""
+    known = {f.name for f in fields(cls)}
+    for name in values:
+        if name not in known:
+            raise UserError(f"{where}{name} is not a setting{near_matches(name, sorted(known))}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: fitted(f"{where}{name}", value, hints[name]) for name, value in values.items()})
+
+
+def fitted(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`, or a refusal. 1e6 is a whole number, true is not a number, NaN is nothing."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = [h for h in typing.get_args(hint) if h is not types.NoneType]
+    if typing.get_origin(hint) is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(fitted(name, item, int) for item in value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and not math.isfinite(value):
+        raise UserError(f"{name}={value} is not a finite number; null switches a setting off")
+    if hint is float and is_number:
+        return float(value)
+    if hint is int and is_number and value == int(value):
+        return int(value)
+    if hint in (str, bool) and isinstance(value, hint):
+        return value
+    wanted = {float: "a number", int: "a whole number", str: "a word", bool: "true or false"}.get(hint, "a list")
+    raise UserError(f"{name}={value} should be {wanted}")
+
+
+def seeds_of(cfg: DictConfig) -> list[int]:
+    """The seeds asked for by `seed`, `seeds` or `num_seeds`."""
+    if cfg.seeds is not None:
+        if cfg.seed is not None or cfg.num_seeds is not None:
+            raise UserError("seeds=[…] stands alone: leave out seed and num_seeds")
+        if not OmegaConf.is_list(cfg.seeds):
+            raise UserError(f"seeds={cfg.seeds} should be a list, such as seeds=[0,4,7]")
+        seeds = [fitted("seeds", seed, int) for seed in cfg.seeds]
+        if len(set(seeds)) < len(seeds) or not seeds:
+            raise UserError(f"seeds={list(cfg.seeds)}: give each seed once, and at least one")
+        return seeds
+    first = 0 if cfg.seed is None else fitted("seed", cfg.seed, int)
+    count = 1 if cfg.num_seeds is None else fitted("num_seeds", cfg.num_seeds, int)
+    if count < 1:
+        raise UserError(f"num_seeds={count} must be at least 1")
+    return list(range(first, first + count))
+
+
+def resolved_backend(backend: str, env_id: str) -> str:
+    """`auto` is EnvPool where it has the task, else Gymnasium; anything else stays."""
+    if backend != "auto":
+        return backend
+    try:
+        import envpool
+    except ImportError as error:
+        raise UserError("EnvPool is not installed here; say backend=gymnasium (its runs have ids of their own)") from error
+    return "envpool" if env_id in envpool.list_all_envs() else "gymnasium"
+
+
+def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
+    """One run per seed. `choices` are the names picked from conf/ for algo, profile and env."""
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    env_id = plain["env"]["id"]
+    common = {
+        "algo": build(Algo, plain["algo"], "algo."),
+        "profile": build(Profile, plain["profile"], "profile."),
+        "env": Env(fitted("env.id", env_id, str)),
+        "backend": resolved_backend(fitted("backend", plain["backend"], str), env_id),
+        "numerics": fitted("numerics", plain["numerics"], str),
+        "device": fitted("device", plain["device"], str),
+        "env_steps": fitted("env_steps", plain["env_steps"], int),
+    }
+    names = {group: choices[group] for group in ("algo", "profile", "env")}
+    return [NamedRun(RunConfig(seed=seed, **common), names) for seed in seeds_of(cfg)]
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Refuse an unknown algo=, profile=, env= or tracking= with near matches, before Hydra composes anything."""
+    folders = [CONF]
+    for position, argument in enumerate(arguments):
+        if argument in ("--config-dir", "-cd") and position + 1 < len(arguments):
+            folders.append(Path(arguments[position + 1]))
+        elif argument.startswith("--config-dir="):
+            folders.append(Path(argument.partition("=")[2]))
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+        if group in GROUPS and "," not in choice and choice not in known:
+            hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
+            raise UserError(f"{argument}: there is no such {group}{hint}")

@@ -1,0 +1,77 @@
+"""Who a run is, and who computed it: the ids that address every record."""
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ppo.config import RunConfig
+
+NUMERIC_PACKAGES = ("torch", "numpy", "mujoco", "envpool", "gymnasium", "ale-py")
+PPO = Path(__file__).parent.parent / "ppo"
+
+
+def canonical(config: RunConfig) -> dict[str, Any]:
+    """The run as plain values, fields at their default left out: a field added later leaves old ids alone."""
+
+    def differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                value = differing(value, defaults[name])
+                if value:
+                    out[name] = value
+            elif value != defaults[name]:
+                out[name] = value
+        return out
+
+    return differing(asdict(config), asdict(RunConfig()))
+
+
+def run_id(config: RunConfig) -> str:
+    """12 hexadecimal digits of the canonical config."""
+    text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def slug(config: RunConfig) -> str:
+    """A readable name made of the config alone: hopper-v4-clip_0.2.s3."""
+    algo = config.algo
+    settings = [algo.epsilon] if algo.objective == "clip" else [algo.kl_target or algo.beta]
+    name = "_".join([algo.objective, *(f"{value:g}" for value in settings if value is not None)])
+    env = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.env.id)
+    return f"{env}-{name}.s{config.seed}"
+
+
+@cache
+def code_id() -> str:
+    """12 hexadecimal digits of the algorithm's code (docstrings, comments and layout left out) and its packages."""
+    digest = hashlib.sha256()
+    for path in sorted(PPO.glob("*.py")):
+        digest.update(f"{path.name}\n{meaning(path.read_text())}\n".encode())
+    for package in NUMERIC_PACKAGES:
+        digest.update(f"{package}=={package_version(package)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def meaning(source: str) -> str:
+    """Python source reduced to what it does: no comments, no layout, no bare strings."""
+
+    class WithoutStrings(ast.NodeTransformer):
+        def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+            bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+            return ast.Pass() if bare else node
+
+    return ast.unparse(ast.fix_missing_locations(WithoutStrings().visit(ast.parse(source))))
+
+
+def package_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,87 @@
+"""What a person sees while a pack trains: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from experiments.record import SCORE_EPISODES, Record
+from experiments.runner import Watcher
+from ppo.pack import Pack
+from ppo.train import Iteration
+
+PLAIN_SECONDS = 5.0  # between plain lines
+
+
+class Progress(Watcher):
+    """Env steps, steps/s, mean return of the last 100 episodes of every run, ETA."""
+
+    def __init__(self) -> None:
+        super().__init__(self._say, self._started, self._moved, self._finished)
+        self.console = Console()
+        self.live: Live | None = None
+        self.last_line = 0.0
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, refresh_per_second=2)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _started(self, pack: Pack) -> None:
+        self.recent: list[deque[float]] = [deque(maxlen=SCORE_EPISODES) for _ in pack.runs]
+        self.began, self.first = time.monotonic(), pack.iteration
+        where = f"from env step {pack.env_steps:,}" if pack.iteration else "from the start"
+        env = pack.runs[0].env.id
+        self._say(f"{env}: a pack of {len(pack)}, {pack.iterations} iterations of {pack.profile.horizon} env steps, {where}")
+
+    def _moved(self, pack: Pack, iteration: Iteration) -> None:
+        for recent, episodes in zip(self.recent, iteration.episodes, strict=True):
+            recent.extend(episode.episode_return for episode in episodes)
+        elapsed = time.monotonic() - self.began
+        fresh = iteration.number - self.first
+        rate = fresh * pack.profile.horizon * len(pack) / elapsed
+        eta = elapsed / fresh * (pack.iterations - iteration.number)
+        if self.live:
+            self.live.update(self._table(pack, iteration, rate, eta))
+        elif time.monotonic() - self.last_line > PLAIN_SECONDS or iteration.number == pack.iterations:
+            self.last_line = time.monotonic()
+            means = [float(np.mean(recent)) for recent in self.recent if recent]
+            spread = f"return {np.mean(means):.1f} ({min(means):.1f} to {max(means):.1f})" if means else "no episode yet"
+            total = pack.iterations * pack.profile.horizon
+            self._say(f"{iteration.env_steps:>9,} of {total:,} env steps  {rate:,.0f} steps/s  {spread}  ETA {clock(eta)}")
+
+    def _table(self, pack: Pack, iteration: Iteration, rate: float, eta: float) -> Table:
+        share = iteration.number / pack.iterations
+        title = f"{pack.runs[0].env.id}  {iteration.env_steps:,} env steps ({share:.0%})  {rate:,.0f} steps/s  ETA {clock(eta)}"
+        table = Table(title=title, title_justify="left")
+        for heading in ("seed", "objective", f"return (last {SCORE_EPISODES} episodes)", "KL", "entropy"):
+            table.add_column(heading, justify="left" if heading == "objective" else "right")
+        for row, run in enumerate(pack.runs):
+            mean = f"{np.mean(self.recent[row]):.1f}" if self.recent[row] else "–"
+            if not iteration.alive[row]:
+                mean = "diverged"
+            kl, entropy = (f"{iteration.metrics[m][row]:.4f}" if m in iteration.metrics else "–" for m in ("kl", "entropy"))
+            table.add_row(str(run.seed), run.algo.objective, mean, kl, entropy)
+        return table
+
+    def _finished(self, record: Record, done: dict[str, Any]) -> None:
+        score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
+        self._say(f"{done['status']}: {record.folder.name}  {score}")
+
+
+def clock(seconds: float) -> str:
+    """3723 → 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"

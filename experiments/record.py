@@ -1,0 +1,337 @@
+"""A run's record: the folder it leaves, who may write in it, and when it counts as finished.
+
+    runs/<code id>/<slug>-<run id>/
+        config.json  provenance.json                      what the run is; where it was first trained
+        attempt-<n>/  owner.json  heartbeat               who claimed it; proof of life
+                      episodes.csv  iterations.csv        the promise: the same bytes on every path
+                      timing.csv                          wall clock, outside the promise
+                      checkpoint-<iteration>.pt           the two newest
+        done.json                                         created last, once: what finished means
+
+An attempt is claimed by exclusive mkdir, continues from the highest older one and writes nowhere else. Whoever sees a
+higher attempt than its own gives up: a node the scheduler gave up on may leave its task alive.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import checkpoint
+from experiments.compose import NamedRun
+from experiments.identity import code_id, run_id, slug
+from experiments.provenance import provenance
+from ppo.config import UserError
+from ppo.train import Iteration
+
+EPISODE_COLUMNS = ("env_step", "return", "length")
+METRICS = (
+    "kl", "kl_k1", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "epsilon", "stepsize",
+    "update_norm", "policy_loss", "value_loss", "std",
+)  # fmt: skip
+ITERATION_COLUMNS = ("iteration", "env_steps", *METRICS)
+TIMING_COLUMNS = ("iteration", "unix_time", "pack_size", "environment", "inference", "update")
+HEADERS = {"episodes.csv": EPISODE_COLUMNS, "iterations.csv": ITERATION_COLUMNS, "timing.csv": TIMING_COLUMNS}
+PROMISED = ("episodes.csv", "iterations.csv")
+
+HEARTBEAT_SECONDS = 5.0
+SCORE_EPISODES = 100  # the score is the mean return of the last 100 episodes (section 6.1)
+
+
+class Fenced(Exception):
+    """A higher attempt exists: this one has no business here any more."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run can go on: a checkpoint, or the beginning (`iteration` 0, no folder)."""
+
+    iteration: int
+    folder: Path | None = None
+
+
+class Record:
+    """One run's folder, read side: what is there, and whether someone is at work."""
+
+    def __init__(self, records: Path, run: NamedRun):
+        self.run = run
+        self.id = run_id(run.config)
+        self.folder = records / "runs" / code_id() / f"{slug(run.config)}-{self.id}"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {"run_id": self.id, "code_id": code_id()}
+
+    def prepare(self) -> None:
+        """Create the folder with its config, or check that the one there is ours."""
+        config = {**self.identity, "names": dict(self.run.names), "config": asdict(self.run.config)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        create_once(self.folder / "config.json", as_json(config))
+        create_once(self.folder / "provenance.json", as_json(provenance(self.run.config.device)))
+        found = read_json(self.folder / "config.json")
+        if found.get("run_id") != self.id or found.get("code_id") != code_id():
+            raise UserError(f"{self.folder} holds another run ({found.get('run_id')}); move it away")
+
+    def done(self) -> dict[str, Any] | None:
+        path = self.folder / "done.json"
+        return read_json(path) if path.exists() else None
+
+    def attempts(self) -> list[int]:
+        """Numbers of the attempts, highest first."""
+        return sorted((int(path.name.partition("-")[2]) for path in self.folder.glob("attempt-*")), reverse=True)
+
+    def attempt_folder(self, number: int) -> Path:
+        return self.folder / f"attempt-{number}"
+
+    def starts(self) -> list[Start]:
+        """Every place to go on from, best first; the beginning is always one."""
+        found = [
+            Start(iteration, self.attempt_folder(number))
+            for number in self.attempts()
+            for iteration in checkpoint.iterations_in(self.attempt_folder(number))
+        ]
+        return [*sorted(found, key=lambda start: -start.iteration), Start(0)]
+
+    def load(self, start: Start) -> dict[str, Any]:
+        """The checkpoint's content; `Refused` if it is not whole, not ours, or its rows are gone."""
+        assert start.folder is not None
+        content = checkpoint.load(checkpoint.path_of(start.folder, start.iteration), self.identity)
+        for name in HEADERS:
+            path = start.folder / name
+            if not path.exists() or path.stat().st_size < content["lengths"][name]:
+                raise checkpoint.Refused(f"{path} is shorter than its checkpoint says")
+        return content
+
+    def live_owner(self) -> str | None:
+        """Who is at work on the newest attempt, if anyone is: '1234 on node7'."""
+        numbers = self.attempts()
+        if not numbers:
+            return None
+        folder = self.attempt_folder(numbers[0])
+        owner = wait_for_owner(folder / "owner.json")
+        if owner is None:
+            return None
+        name = f"process {owner['pid']} on {owner['host']}"
+        if owner["host"] == socket.gethostname() and owner["boot_id"] == boot_id():
+            return name if process_start(owner["pid"]) == owner["process_start"] else None
+        beats = [heartbeat(folder)]
+        deadline = time.monotonic() + 2.5 * HEARTBEAT_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            if heartbeat(folder) != beats[0]:
+                return name
+        return None
+
+
+class Attempt:
+    """The one place a process may write: appends rows, checkpoints, and finishes the run."""
+
+    def __init__(self, record: Record, start: Start, lengths: Mapping[str, int] | None):
+        """Claim the next attempt, carrying over the rows up to `start`'s checkpoint."""
+        self.record = record
+        self.number = max(record.attempts(), default=0) + 1
+        self.folder = record.attempt_folder(self.number)
+        try:
+            self.folder.mkdir()
+        except FileExistsError as error:
+            raise Fenced(f"{self.folder} was claimed by someone else just now") from error
+        write_durably(self.folder / "owner.json", as_json(owner()))
+        for name, columns in HEADERS.items():
+            head = ",".join(columns) + "\n"
+            content = head.encode() if lengths is None else read_head(start.folder, name, lengths[name])
+            write_durably(self.folder / name, content)
+        self.files = {name: open(self.folder / name, "ab", buffering=0) for name in HEADERS}  # noqa: SIM115
+        self.boundary: tuple[int, dict[str, Any]] | None = None
+        self.written = start.iteration if lengths is not None else -1
+
+    def append(self, iteration: Iteration, row: int, pack_size: int) -> None:
+        """The rows of one iteration."""
+        episodes = [(e.env_step, repr(e.episode_return), e.length) for e in iteration.episodes[row]]
+        self._write("episodes.csv", episodes)
+        metrics = [number(iteration.metrics[name][row]) if name in iteration.metrics else "" for name in METRICS]
+        self._write("iterations.csv", [(iteration.number, iteration.env_steps, *metrics)])
+        seconds = [f"{iteration.seconds[name]:.4f}" for name in TIMING_COLUMNS[3:]]
+        self._write("timing.csv", [(iteration.number, f"{time.time():.2f}", pack_size, *seconds)])
+
+    def hold(self, iteration: int, state: Mapping[str, Any]) -> None:
+        """Keep this boundary's state in memory, ready to be written at any moment."""
+        lengths = {name: file.tell() for name, file in self.files.items()}
+        self.boundary = (iteration, {**self.record.identity, "state": dict(state), "lengths": lengths})
+
+    def checkpoint(self) -> None:
+        """Write the boundary held; gives up if a higher attempt exists."""
+        if max(self.record.attempts()) > self.number:
+            raise Fenced(f"{self.folder}: attempt {max(self.record.attempts())} has taken over")
+        if self.boundary is None or self.boundary[0] == self.written:
+            return
+        for file in self.files.values():
+            os.fsync(file.fileno())
+        checkpoint.save(self.folder, *self.boundary)
+        self.written = self.boundary[0]
+
+    def finish(self, status: str, env_steps: int) -> dict[str, Any]:
+        """done.json, created exclusively and last."""
+        self.checkpoint()
+        self.close()
+        content = {name: (self.folder / name).read_bytes() for name in PROMISED}
+        done = {
+            "status": status,
+            **self.record.identity,
+            "seed": self.record.run.config.seed,
+            "attempt": self.number,
+            "env_steps": env_steps,
+            "score": score(content["episodes.csv"]),
+            "episodes_sha256": hashlib.sha256(content["episodes.csv"]).hexdigest(),
+            "iterations_sha256": hashlib.sha256(content["iterations.csv"]).hexdigest(),
+        }
+        if not create_once(self.record.folder / "done.json", as_json(done)):
+            raise Fenced(f"{self.record.folder}: someone else finished this run")
+        return done
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def _write(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        data = text.getvalue().encode()
+        while data:
+            data = data[self.files[name].write(data) :]
+
+
+class Heartbeat:
+    """A thread that shows, in every attempt's folder, that its process lives."""
+
+    def __init__(self, attempts: Sequence[Attempt]):
+        self.folders = [attempt.folder for attempt in attempts]
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self.stop.wait(HEARTBEAT_SECONDS if beat else 0):
+            beat += 1
+            for folder in self.folders:
+                try:
+                    (folder / "heartbeat").write_text(f"{beat}\n")
+                except OSError:
+                    pass  # a full disk stops training by its own message, not by this thread's
+
+
+def score(episodes: bytes) -> float | None:
+    """Mean return of the last 100 episodes; None without any, or if it is not finite."""
+    returns = [float(row["return"]) for row in csv.DictReader(io.StringIO(episodes.decode()))][-SCORE_EPISODES:]
+    mean = math.fsum(returns) / len(returns) if returns and all(map(math.isfinite, returns)) else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def number(value: float) -> str:
+    """A diagnostic in text: nine digits tell every float32 from its neighbours; empty where there is none."""
+    return "" if math.isnan(value) else f"{value:.9g}"
+
+
+def owner() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "boot_id": boot_id(),
+        "process_start": process_start(os.getpid()),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, in the kernel's clock ticks; None if it is gone (or a zombie)."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] == "Z" else after_name[19]
+
+
+def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
+    """A claim is a folder first and a name a moment later."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    return read_json(path)
+
+
+def heartbeat(folder: Path) -> str:
+    path = folder / "heartbeat"
+    return path.read_text() if path.exists() else ""
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+        return value
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON ({error}); move its folder away to train the run anew") from error
+
+
+def read_head(folder: Path | None, name: str, length: int) -> bytes:
+    assert folder is not None
+    with (folder / name).open("rb") as file:
+        return file.read(length)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def create_once(path: Path, content: bytes) -> bool:
+    """Create a file whole and exclusively; False if it was there already."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+            return True
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink()
+        checkpoint.sync_folder(path.parent)

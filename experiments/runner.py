@@ -1,0 +1,247 @@
+"""Train runs as packs: find what is missing, claim it, go on from where it stood, record, finish.
+
+    runs ──skip what is done or alive elsewhere──▶ groups at one iteration ──▶ a pack each ──▶ records
+"""
+
+import ctypes
+import errno
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from experiments.checkpoint import Refused
+from experiments.compose import NamedRun
+from experiments.identity import run_id
+from experiments.record import Attempt, Fenced, Heartbeat, Record, Start
+from ppo.config import UserError
+from ppo.pack import Pack
+from ppo.train import Iteration, train
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+Say = Callable[[str], None]
+
+
+class Interrupted(BaseException):
+    """A signal asked for a checkpoint now. Not an Exception, so that nothing on the way swallows it."""
+
+    def __init__(self, signum: int):
+        self.signum = signum
+
+
+class Interrupts:
+    """Turns signals into `Interrupted`: at once, or after a boundary's writes if one falls into them."""
+
+    def __init__(self) -> None:
+        self.holding, self.pending = False, 0
+
+    def __enter__(self) -> "Interrupts":
+        self.previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        self.pending = signum
+        if not self.holding:
+            raise Interrupted(signum)
+
+    @contextmanager
+    def held(self):  # type: ignore[no-untyped-def]
+        """Inside, a signal waits."""
+        self.holding = True
+        try:
+            yield
+        finally:
+            self.holding = False
+        if self.pending:
+            raise Interrupted(self.pending)
+
+
+@dataclass
+class Watcher:
+    """What is told while a pack trains; every hook may be left alone."""
+
+    say: Say = lambda line: None
+    started: Callable[[Pack], None] = lambda pack: None
+    moved: Callable[[Pack, Iteration], None] = lambda pack, iteration: None
+    finished: Callable[[Record, dict[str, Any]], None] = lambda record, done: None
+
+
+@dataclass
+class Outcome:
+    """What became of the runs asked for."""
+
+    done: list[dict[str, Any]] = field(default_factory=list)  # trained here and now
+    already: list[dict[str, Any]] = field(default_factory=list)  # finished before
+    elsewhere: list[str] = field(default_factory=list)  # another process has them
+
+
+def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: float, watcher: Watcher) -> Outcome:
+    """Train every run that is missing; all must fit one pack.
+
+    Raises Interrupted after a signal, its last boundary written; UserError for what the user can mend.
+    """
+    tune_allocator()
+    torch.set_num_threads(1)  # packs run side by side, one core each
+    outcome = Outcome()
+    todo: list[Record] = []
+    with explained(records):
+        for run in runs:
+            record = Record(records, run)
+            record.prepare()
+            if (done := record.done()) is not None:
+                outcome.already.append(done)
+            elif (owner := record.live_owner()) is not None:
+                outcome.elsewhere.append(owner)
+                watcher.say(f"{record.folder.name} is being trained by {owner}; left alone")
+            else:
+                todo.append(record)
+        for group in groups(todo, watcher.say):
+            try:
+                train_group(group, checkpoint_seconds, watcher, outcome)
+            except Fenced as fenced:
+                watcher.say(str(fenced))
+                outcome.elsewhere.append(str(fenced))
+    return outcome
+
+
+def groups(records: Sequence[Record], say: Say) -> list[list[tuple[Record, Start, dict[str, Any] | None]]]:
+    """Records with their starts, split where they do not stand at one iteration.
+
+    A kill between two members' checkpoints leaves them one generation apart; the older one is there for both.
+    """
+    usable = {record.id: usable_starts(record, say) for record in records}
+    begun = [record for record in records if len(usable[record.id]) > 1]
+    common = set.intersection(*({s.iteration for s in usable[r.id]} for r in begun)) - {0} if begun else set()
+    chosen: dict[int, list[tuple[Record, Start, dict[str, Any] | None]]] = {}
+    for record in records:
+        starts = usable[record.id]
+        wanted = max(common) if common and record in begun else starts[0][0].iteration
+        start, content = next(pair for pair in starts if pair[0].iteration == wanted)
+        chosen.setdefault(start.iteration, []).append((record, start, content))
+    return list(chosen.values())
+
+
+def usable_starts(record: Record, say: Say) -> list[tuple[Start, dict[str, Any] | None]]:
+    """The two best checkpoints that are whole and ours, then the beginning; what is refused is said."""
+    found: list[tuple[Start, dict[str, Any] | None]] = []
+    for start in record.starts():
+        if start.folder is None:
+            found.append((start, None))
+        elif len(found) < 2 and start.iteration not in {s.iteration for s, _ in found}:
+            try:
+                found.append((start, record.load(start)))
+            except Refused as refused:
+                say(f"{refused}; an older one is used")
+    return found
+
+
+def train_group(
+    group: Sequence[tuple[Record, Start, dict[str, Any] | None]],
+    checkpoint_seconds: float,
+    watcher: Watcher,
+    outcome: Outcome,
+) -> None:
+    """One pack, from its members' common iteration to the end."""
+    pack = Pack([record.run.config for record, _, _ in group])
+    by_id = {record.id: (record, start, content) for record, start, content in group}
+    members = [by_id[run_id(config)] for config in pack.runs]
+    states = [content["state"] for _, _, content in members if content is not None]
+    if states:
+        pack.load_state_dicts(states)
+    with Interrupts() as interrupts, ExitStack() as open_files:
+        attempts: dict[int, Attempt] = {}
+        for row, (record, start, content) in enumerate(members):
+            attempts[row] = Attempt(record, start, None if content is None else content["lengths"])
+            open_files.callback(attempts[row].close)
+        open_files.enter_context(Heartbeat(list(attempts.values())))
+        watcher.started(pack)
+        last_checkpoint = time.monotonic()
+        try:
+            if states:
+                hold(pack, attempts)
+            for iteration in train(pack):
+                with interrupts.held():
+                    for row, attempt in attempts.items():
+                        attempt.append(iteration, row, len(pack))
+                    hold(pack, attempts)
+                    settle(pack, iteration, attempts, watcher, outcome)
+                    if time.monotonic() - last_checkpoint >= checkpoint_seconds:
+                        checkpoint_all(attempts, watcher.say)
+                        last_checkpoint = time.monotonic()
+                watcher.moved(pack, iteration)
+                if not attempts:
+                    break
+        except Interrupted:
+            for signum in SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)  # the checkpoint below is short; a second Ctrl-C must not tear it
+            checkpoint_all(attempts, watcher.say)
+            raise
+
+
+def hold(pack: Pack, attempts: dict[int, Attempt]) -> None:
+    for row, attempt in attempts.items():
+        attempt.hold(pack.iteration, pack.state_dict(row))
+
+
+def settle(
+    pack: Pack, iteration: Iteration, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome
+) -> None:
+    """Finish the members that reached their budget or diverged; the others go on."""
+    for row in list(attempts):
+        complete = pack.iteration == pack.iterations
+        if complete or not iteration.alive[row]:
+            attempt = attempts.pop(row)
+            done = attempt.finish("complete" if iteration.alive[row] else "diverged", iteration.env_steps)
+            outcome.done.append(done)
+            watcher.finished(attempt.record, done)
+
+
+def checkpoint_all(attempts: dict[int, Attempt], say: Say) -> None:
+    """Write every member's boundary; one that was fenced off leaves, and the last one takes the pack with it."""
+    for row in list(attempts):
+        try:
+            attempts[row].checkpoint()
+        except Fenced as fenced:
+            say(str(fenced))
+            del attempts[row]
+
+
+@contextmanager
+def explained(records: Path):  # type: ignore[no-untyped-def]
+    """A full or forbidden disk in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or records
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"the disk is full ({where}); training stopped, the last checkpoint is intact. "
+                "Make room and give the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{where} cannot be written ({error.strerror}); choose another folder with records=") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"{where} is in the way ({error.strerror}); choose another folder with records=") from error
+        raise
+
+
+def tune_allocator() -> None:
+    """Keep freed memory in the process: glibc gives large blocks back and faults them in anew, a third of an update."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, 1 << 30)

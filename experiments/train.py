@@ -1,0 +1,63 @@
+"""One pack from the command line.
+
+    python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from experiments.compose import check_choices, fitted, runs_of
+from experiments.progress import Progress
+from experiments.runner import Interrupted, train_runs
+from ppo.config import UserError
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        stop("-m would train one run after another; seeds=[0,1,2] or num_seeds=3 train together as one pack")
+    try:
+        runs = runs_of(cfg, HydraConfig.get().runtime.choices)
+        seconds = fitted("checkpoint_seconds", cfg.checkpoint_seconds, float)
+        with Progress() as progress:
+            outcome = train_runs(runs, Path(cfg.records), seconds, progress)
+    except UserError as error:
+        stop(str(error))
+    except Interrupted as interrupted:
+        name = signal.Signals(interrupted.signum).name
+        print(f"interrupted by {name}: checkpoint written; the same command goes on from there", file=sys.stderr)
+        leave(128 + interrupted.signum)
+    if outcome.already:
+        print(f"{len(outcome.already)} of {len(runs)} runs were finished before; nothing to do for them")
+    if outcome.done or outcome.already:
+        print(f"records in {cfg.records}/runs; picture: python -m analysis.plot {cfg.records}")
+    if outcome.elsewhere:
+        leave(1)
+
+
+def stop(sentence: str) -> None:
+    """A user's mistake: one sentence, exit code 2."""
+    print(f"error: {sentence}", file=sys.stderr)
+    leave(2)
+
+
+def leave(code: int) -> None:
+    """Exit without Hydra's wrapper turning the code into its own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        check_choices(sys.argv[1:])
+    except UserError as error:
+        stop(str(error))
+    main()
