@@ -82,7 +82,9 @@ def resolved_backend(backend: str, env_id: str) -> str:
     try:
         import envpool
     except ImportError as error:
-        raise UserError("EnvPool is not installed here; say backend=gymnasium (its runs have ids of their own)") from error
+        raise UserError(
+            "EnvPool is not installed here; say backend=gymnasium (whose runs have their own ids)"
+        ) from error
     return "envpool" if env_id in envpool.list_all_envs() else "gymnasium"
 
 

@@ -43,8 +43,8 @@ class Progress(Watcher):
         self.recent: list[deque[float]] = [deque(maxlen=SCORE_EPISODES) for _ in pack.runs]
         self.began, self.first = time.monotonic(), pack.iteration
         where = f"from env step {pack.env_steps:,}" if pack.iteration else "from the start"
-        env = pack.runs[0].env.id
-        self._say(f"{env}: a pack of {len(pack)}, {pack.iterations} iterations of {pack.profile.horizon} env steps, {where}")
+        size = f"{pack.iterations} iterations of {pack.profile.horizon} env steps"
+        self._say(f"{pack.runs[0].env.id}: a pack of {len(pack)}, {size}, {where}")
 
     def _moved(self, pack: Pack, iteration: Iteration) -> None:
         for recent, episodes in zip(self.recent, iteration.episodes, strict=True):
@@ -58,13 +58,15 @@ class Progress(Watcher):
         elif time.monotonic() - self.last_line > PLAIN_SECONDS or iteration.number == pack.iterations:
             self.last_line = time.monotonic()
             means = [float(np.mean(recent)) for recent in self.recent if recent]
-            spread = f"return {np.mean(means):.1f} ({min(means):.1f} to {max(means):.1f})" if means else "no episode yet"
-            total = pack.iterations * pack.profile.horizon
-            self._say(f"{iteration.env_steps:>9,} of {total:,} env steps  {rate:,.0f} steps/s  {spread}  ETA {clock(eta)}")
+            returns = (
+                f"return {np.mean(means):.1f} ({min(means):.1f} to {max(means):.1f})" if means else "no return yet"
+            )
+            steps = f"{iteration.env_steps:>9,} of {pack.iterations * pack.profile.horizon:,} env steps"
+            self._say(f"{steps}  {rate:,.0f} steps/s  {returns}  ETA {clock(eta)}")
 
     def _table(self, pack: Pack, iteration: Iteration, rate: float, eta: float) -> Table:
-        share = iteration.number / pack.iterations
-        title = f"{pack.runs[0].env.id}  {iteration.env_steps:,} env steps ({share:.0%})  {rate:,.0f} steps/s  ETA {clock(eta)}"
+        steps = f"{iteration.env_steps:,} env steps ({iteration.number / pack.iterations:.0%})"
+        title = f"{pack.runs[0].env.id}  {steps}  {rate:,.0f} steps/s  ETA {clock(eta)}"
         table = Table(title=title, title_justify="left")
         for heading in ("seed", "objective", f"return (last {SCORE_EPISODES} episodes)", "KL", "entropy"):
             table.add_column(heading, justify="left" if heading == "objective" else "right")
@@ -72,8 +74,9 @@ class Progress(Watcher):
             mean = f"{np.mean(self.recent[row]):.1f}" if self.recent[row] else "–"
             if not iteration.alive[row]:
                 mean = "diverged"
-            kl, entropy = (f"{iteration.metrics[m][row]:.4f}" if m in iteration.metrics else "–" for m in ("kl", "entropy"))
-            table.add_row(str(run.seed), run.algo.objective, mean, kl, entropy)
+            seen = iteration.metrics
+            diagnostics = [f"{seen[name][row]:.4f}" if name in seen else "–" for name in ("kl", "entropy")]
+            table.add_row(str(run.seed), run.algo.objective, mean, *diagnostics)
         return table
 
     def _finished(self, record: Record, done: dict[str, Any]) -> None:

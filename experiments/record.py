@@ -149,7 +149,7 @@ class Attempt:
             head = ",".join(columns) + "\n"
             content = head.encode() if lengths is None else read_head(start.folder, name, lengths[name])
             write_durably(self.folder / name, content)
-        self.files = {name: open(self.folder / name, "ab", buffering=0) for name in HEADERS}  # noqa: SIM115
+        self.files = {name: (self.folder / name).open("ab", buffering=0) for name in HEADERS}
         self.boundary: tuple[int, dict[str, Any]] | None = None
         self.written = start.iteration if lengths is not None else -1
 

@@ -1,6 +1,6 @@
 """Train runs as packs: find what is missing, claim it, go on from where it stood, record, finish.
 
-    runs ──skip what is done or alive elsewhere──▶ groups at one iteration ──▶ a pack each ──▶ records
+runs ──skip what is done or alive elsewhere──▶ groups at one iteration ──▶ a pack each ──▶ records
 """
 
 import ctypes
@@ -122,7 +122,8 @@ def groups(records: Sequence[Record], say: Say) -> list[list[tuple[Record, Start
     """
     usable = {record.id: usable_starts(record, say) for record in records}
     begun = [record for record in records if len(usable[record.id]) > 1]
-    common = set.intersection(*({s.iteration for s in usable[r.id]} for r in begun)) - {0} if begun else set()
+    standing = [{start.iteration for start, _ in usable[record.id]} for record in begun]
+    common = set.intersection(*standing) - {0} if begun else set()
     chosen: dict[int, list[tuple[Record, Start, dict[str, Any] | None]]] = {}
     for record in records:
         starts = usable[record.id]
@@ -194,9 +195,7 @@ def hold(pack: Pack, attempts: dict[int, Attempt]) -> None:
         attempt.hold(pack.iteration, pack.state_dict(row))
 
 
-def settle(
-    pack: Pack, iteration: Iteration, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome
-) -> None:
+def settle(pack: Pack, iteration: Iteration, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> None:
     """Finish the members that reached their budget or diverged; the others go on."""
     for row in list(attempts):
         complete = pack.iteration == pack.iterations
@@ -230,7 +229,7 @@ def explained(records: Path):  # type: ignore[no-untyped-def]
                 "Make room and give the same command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{where} cannot be written ({error.strerror}); choose another folder with records=") from error
+            raise UserError(f"{where} cannot be written ({error.strerror}); choose another with records=") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"{where} is in the way ({error.strerror}); choose another folder with records=") from error
         raise

@@ -1,6 +1,6 @@
 """One pack from the command line.
 
-    python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
+python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
 """
 
 import os

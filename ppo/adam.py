@@ -31,20 +31,25 @@ class Adam:
         self.corrected = profile.adam_epsilon_at == "corrected"
         self.max_grad_norm = profile.max_grad_norm
 
-    @torch.no_grad()
-    def step(self, stepsize: Tensor) -> None:
-        """stepsize: (R, 1). Reads `gradient`, which is then the caller's to clear."""
-        if self.max_grad_norm is not None:
-            norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
-            self.gradient.mul_(self.max_grad_norm / torch.clamp(norm, min=self.max_grad_norm))
+    def next_step(self) -> tuple[Tensor, Tensor]:
+        """a / stepsize and the ε of the next step, as scalars of tensors."""
         self.steps += 1
         bias2 = math.sqrt(1 - BETA2**self.steps)
         epsilon = self.epsilon * bias2 if self.corrected else self.epsilon
+        return torch.tensor(bias2 / (1 - BETA1**self.steps)), torch.tensor(epsilon)
+
+    @torch.no_grad()
+    def move(self, rate: Tensor, epsilon: Tensor) -> None:
+        """rate: a, (R, 1). Clips the gradient's norm run by run, where the profile says so."""
+        if self.max_grad_norm is not None:
+            norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
+            self.gradient.mul_(self.max_grad_norm / torch.clamp(norm, min=self.max_grad_norm))
         self.mean.lerp_(self.gradient, 1 - BETA1)
         self.square.mul_(BETA2).addcmul_(self.gradient, self.gradient, value=1 - BETA2)
-        torch.sqrt(self.square, out=self.scratch).add_(epsilon)
+        torch.sqrt(self.square, out=self.scratch)
+        self.scratch.add_(epsilon)
         torch.div(self.mean, self.scratch, out=self.scratch)
-        self.flat.addcmul_(self.scratch, stepsize * (bias2 / (1 - BETA1**self.steps)), value=-1)
+        self.flat.addcmul_(self.scratch, rate, value=-1)
 
     def state_dict(self, run: int) -> dict[str, Any]:
         return {"steps": self.steps, "mean": self.mean[run].cpu().clone(), "square": self.square[run].cpu().clone()}

@@ -2,9 +2,9 @@
 
 Shapes: every array is (..., T), time last; `gamma` and `gae_lambda` are (..., 1), one number per run.
 `next_values[t]` is V(s_{t+1}), where s_{t+1} is the *final* observation if the episode ended at t, never the next
-episode's first. `terminated` cuts the bootstrap (the state is worth nothing after it); `ended` cuts the sum (terminated,
-or truncated by a time limit, whose final state is still worth V). A profile whose time limits are terminal passes
-`terminated = ended`.
+episode's first. `terminated` cuts the bootstrap (the state is worth nothing after it); `ended` cuts the sum
+(terminated, or truncated by a time limit, whose final state is still worth V). A profile whose time limits are terminal
+passes `terminated = ended`.
 
 Each estimator returns (advantages, value_targets), both (..., T).
 """

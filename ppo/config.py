@@ -22,7 +22,7 @@ OBJECTIVES = {
     "random": (),
     "initial": (),
 }
-"""Each objective's own settings. `random` draws uniform actions and `initial` keeps the untrained policy: neither learns."""
+"""Each objective's own settings. `random` draws uniform actions, `initial` keeps the untrained policy."""
 
 ADVANTAGES = {"gae": (), "n_step": ("n_step",), "rewards_to_go": ()}
 
@@ -128,7 +128,7 @@ class Profile:
             positive(f"profile.{name}", getattr(self, name), zero=True)
         within_one("profile.gamma", self.gamma)
         if not self.hidden_sizes or any(size < 2 for size in self.hidden_sizes):
-            raise UserError(f"profile.hidden_sizes={list(self.hidden_sizes)}: give at least one layer, of 2 units or more")
+            raise UserError(f"profile.hidden_sizes={list(self.hidden_sizes)}: give at least one layer of 2 units")
         if self.horizon % self.minibatch_size:
             fitting = [m for m in range(1, self.horizon + 1) if self.horizon % m == 0]
             near = min(fitting, key=lambda m: abs(m - self.minibatch_size))
@@ -202,10 +202,10 @@ PER_RUN = {
 shape or a loop its length, and is shared."""
 
 
-def pack_key(run: RunConfig) -> tuple:
+def pack_key(run: RunConfig) -> tuple[Any, ...]:
     """Runs with equal keys can train as one pack."""
 
-    def shared(settings: Any) -> tuple:
+    def shared(settings: Any) -> tuple[Any, ...]:
         return tuple(getattr(settings, f.name) for f in fields(settings) if f.name not in PER_RUN[type(settings)])
 
     kind = "learner" if run.algo.learns else run.algo.objective

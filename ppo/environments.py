@@ -34,7 +34,7 @@ class Spaces:
     high: np.ndarray
 
     @classmethod
-    def of(cls, env_id: str, observation: gymnasium.Space, action: gymnasium.Space) -> "Spaces":
+    def of(cls, env_id: str, observation: gymnasium.Space[Any], action: gymnasium.Space[Any]) -> "Spaces":
         if not isinstance(observation, gymnasium.spaces.Box) or len(observation.shape) != 1:
             raise UserError(f"{env_id}: observations are {observation}; only vectors of numbers are supported")
         if isinstance(action, gymnasium.spaces.Discrete):
@@ -183,9 +183,9 @@ class Environments:
             digest = hashlib.sha256(self.observations[run].tobytes()).hexdigest()
             if digest != state["observation_sha256"]:
                 raise UserError(
-                    f"{self.env_id} does not replay: after the same {state['resets']} resets and {lengths[run]} actions "
-                    "its observation differs from the checkpoint's. It draws randomness in step, or the simulator "
-                    "changed; such a run cannot be resumed exactly, start it anew in another records folder"
+                    f"{self.env_id} does not replay: after the same {state['resets']} resets and {lengths[run]} "
+                    "actions its observation differs from the checkpoint's. It draws randomness in step, or the "
+                    "simulator changed; such a run cannot be resumed exactly, start it anew in another records folder"
                 )
 
     def _action_shape(self) -> tuple[int, ...]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ppo.config import Profile
+from ppo.numerics import tanh
 
 ALIGNMENT = 16  # floats: each weight starts on a cache line, so a run's products do not depend on its place in the pack
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
+    "tanh": tanh,
     "relu": torch.relu,
     "elu": torch.nn.functional.elu,
 }

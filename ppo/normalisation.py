@@ -9,7 +9,7 @@ from ppo.config import Profile
 
 
 class RunningMoments:
-    """Mean and variance of everything seen, one row per run: (R, D). `prior` observations of mean 0, variance 1 first."""
+    """Mean and variance of all that was seen, (R, D), a row per run; `prior` weighs mean 0, variance 1 before it."""
 
     def __init__(self, runs: int, size: int, prior: float):
         self.count = np.full((runs, 1), prior)
@@ -38,8 +38,8 @@ class RunningMoments:
 class ObservationFilter:
     """Shift, scale and clip observations; when its statistics move is the profile's `observation_filter`.
 
-    `per_rollout`: once, after collection and before optimisation (ppo1's policy). `per_step`: at each observation, before
-    it is used (ppo2's VecNormalize).
+    `per_rollout`: once, after collection and before optimisation (ppo1's policy). `per_step`: at each observation,
+    before it is used (ppo2's VecNormalize).
     """
 
     def __init__(self, runs: int, size: int, profile: Profile):

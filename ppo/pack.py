@@ -1,7 +1,7 @@
 """A pack: runs of one environment that train together, and everything they must remember.
 
-The members differ only in seed and in settings that are numbers (`config.PER_RUN`). Row r of every tensor belongs to run
-r and to nobody else; a member that diverges is masked and disturbs none of its mates.
+The members differ only in seed and in settings that are numbers (`config.PER_RUN`). Row r of every tensor belongs to
+run r and to nobody else; a member that diverges is masked and disturbs none of its mates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from ppo.config import OBJECTIVES, RunConfig, UserError, pack_key
 from ppo.environments import MAX_SEED, Environments
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter, RewardScale
+from ppo.numerics import prepare
 from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
 from ppo.randomness import generator
 
@@ -34,6 +35,8 @@ class Pack:
         if self.runs[0].device == "cuda" and not torch.cuda.is_available():
             raise UserError("device=cuda, but torch sees no GPU here; use device=cpu or a machine with one")
         self.device = torch.device(self.runs[0].device)
+        self.numerics = self.runs[0].numerics
+        prepare(self.numerics)
         seeds = [int(generator(run.seed, "environment").integers(MAX_SEED)) for run in self.runs]
         self.environments = Environments(self.runs[0].env.id, self.runs[0].backend, seeds)
         self.spaces = spaces = self.environments.spaces
@@ -48,8 +51,6 @@ class Pack:
         self.adam = Adam(self.flat, self.profile)
         self.parameters = self.network.views(self.flat)
         self.gradients = self.network.views(self.adam.gradient)
-        for parameter in self.parameters.values():
-            parameter.requires_grad_()
 
         self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
         self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))
@@ -84,16 +85,17 @@ class Pack:
         dtype = torch.float32 if array.dtype.kind == "f" else None
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, dtype)
 
-    def distribution(self, policy: torch.Tensor) -> Distribution:
+    def distribution(self, parameters: Mapping[str, torch.Tensor], policy: torch.Tensor) -> Distribution:
         """policy: (R, B, A), the network's output."""
         if self.distribution_class is Gaussian:
-            return Gaussian(policy, self.parameters["log_std"])
+            return Gaussian(policy, parameters["log_std"])
         return Categorical(policy)
 
     def objective_rows(self) -> list[tuple[str, slice]]:
         """Each objective present and its rows."""
         names = [run.algo.objective for run in self.runs]
-        return [(name, slice(names.index(name), names.index(name) + names.count(name))) for name in dict.fromkeys(names)]
+        first = {name: names.index(name) for name in names}
+        return [(name, slice(start, start + names.count(name))) for name, start in first.items()]
 
     def state_dict(self, run: int) -> dict[str, Any]:
         """All that row `run` must remember at an iteration boundary. Randomness needs nothing: its draws have names."""
@@ -115,7 +117,7 @@ class Pack:
         (self.iteration,) = {state["iteration"] for state in states}
         for run, state in enumerate(states):
             self.alive[run] = state["alive"]
-            self.flat.data[run] = torch.as_tensor(state["parameters"], device=self.device)
+            self.flat[run] = torch.as_tensor(state["parameters"], device=self.device)
             self.adam.load_state_dict(run, state["adam"])
             self.beta[run] = state["beta"]
             self.filter.load_state_dict(run, state["filter"])
@@ -123,4 +125,3 @@ class Pack:
             self.episode_return[run] = state["episode_return"]
             self.episode_length[run] = state["episode_length"]
         self.environments.load_state_dicts([state["environment"] for state in states])
-

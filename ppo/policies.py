@@ -1,7 +1,7 @@
 """Action distributions: diagonal Gaussian and categorical.
 
-Parameters carry any leading axes, (..., A); `log_prob`, `entropy` and `kl` reduce the last one. `sample` takes its noise
-from outside, so a policy holds no randomness.
+Parameters carry any leading axes, (..., A); `log_prob`, `entropy` and `kl` reduce the last one. `sample` takes its
+noise from outside, so a policy holds no randomness.
 """
 
 import math
@@ -31,8 +31,9 @@ class Gaussian:
     def entropy(self) -> Tensor:
         return (self.log_std + LOG_SQRT_2PI + 0.5).sum(-1).expand(self.mean.shape[:-1])
 
-    def kl(self, new: "Gaussian") -> Tensor:
+    def kl(self, new: "Distribution") -> Tensor:
         """KL[self, new], exact."""
+        assert isinstance(new, Gaussian)
         difference = (self.mean - new.mean) * torch.exp(-new.log_std)
         log_ratio = self.log_std - new.log_std
         return 0.5 * (torch.expm1(2 * log_ratio) + difference * difference - 2 * log_ratio).sum(-1)
@@ -42,8 +43,11 @@ class Gaussian:
         return self.mean + torch.exp(self.log_std) * noise
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Gaussian":
-        """The distribution with f applied to its parameters, such as a choice of rows."""
+        """The distribution with f applied to its parameters."""
         return Gaussian(f(self.mean), f(self.log_std))
+
+    def rows(self, rows: slice) -> "Gaussian":
+        return self.map(lambda parameter: parameter[rows])
 
     @staticmethod
     def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:
@@ -66,8 +70,9 @@ class Categorical:
     def entropy(self) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
-    def kl(self, new: "Categorical") -> Tensor:
+    def kl(self, new: "Distribution") -> Tensor:
         """KL[self, new], exact."""
+        assert isinstance(new, Categorical)
         return (self.log_probs.exp() * (self.log_probs - new.log_probs)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -75,8 +80,11 @@ class Categorical:
         return (self.logits + noise).argmax(-1)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Categorical":
-        """The distribution with f applied to its parameters, such as a choice of rows."""
+        """The distribution with f applied to its parameters."""
         return Categorical(f(self.logits))
+
+    def rows(self, rows: slice) -> "Categorical":
+        return self.map(lambda parameter: parameter[rows])
 
     @staticmethod
     def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:

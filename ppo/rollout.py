@@ -58,7 +58,6 @@ def collect(pack: Pack) -> Rollout:
     runs, horizon, spaces, environments = len(pack), pack.profile.horizon, pack.spaces, pack.environments
     uniform = pack.algo.objective == "random"
     clip = pack.profile.clip_actions and not spaces.discrete
-    parameters = {name: value.detach() for name, value in pack.parameters.items()}
     draws = action_draws(pack)
     noise = None if uniform else pack.tensor(draws)
 
@@ -82,8 +81,10 @@ def collect(pack: Pack) -> Rollout:
         if noise is None:
             actions = draws[:, t]
         else:
-            policy = pack.network.policy(parameters, torch.from_numpy(x).to(pack.device).unsqueeze(1))
-            actions = pack.distribution(policy).sample(noise[:, t : t + 1]).squeeze(1).cpu().numpy()
+            inputs = torch.from_numpy(x).to(pack.device).unsqueeze(1)
+            policy = pack.network.policy(pack.parameters, inputs)
+            distribution = pack.distribution(pack.parameters, policy)
+            actions = distribution.sample(noise[:, t : t + 1]).squeeze(1).cpu().numpy()
         rollout.actions[:, t] = actions
         if not spaces.discrete:
             actions = actions.astype(np.float64)

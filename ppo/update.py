@@ -1,14 +1,14 @@
 """Optimisation: K epochs of minibatch Adam on the surrogate (Algorithm 1), for every run of a pack at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppo import advantages, objectives
+from ppo.numerics import variant
 from ppo.pack import Pack
 from ppo.policies import Distribution
 from ppo.randomness import generator
@@ -61,9 +61,7 @@ def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.nd
     terminated = ended if pack.profile.time_limit == "terminal" else rollout.terminated
     match pack.algo.advantage:
         case "gae":
-            estimate = advantages.gae(
-                rewards, values, next_values, terminated, ended, gamma, pack.column("gae_lambda")
-            )
+            estimate = advantages.gae(rewards, values, next_values, terminated, ended, gamma, pack.column("gae_lambda"))
         case "n_step":
             assert pack.algo.n_step is not None
             estimate = advantages.n_step(rewards, values, next_values, terminated, ended, gamma, pack.algo.n_step)
@@ -90,7 +88,7 @@ def surrogate(pack: Pack, ratio: Tensor, batch: Batch, new: Distribution, c: Coe
                 part = objectives.clip(ratio[rows], batch.advantage[rows], c.epsilon[rows])
             case "kl_fixed" | "kl_adaptive":
                 assert batch.old is not None
-                kl = batch.old.map(lambda p: p[rows]).kl(new.map(lambda p: p[rows]))
+                kl = batch.old.rows(rows).kl(new.rows(rows))
                 part = objectives.kl_penalty(ratio[rows], batch.advantage[rows], kl, c.beta[rows])
             case _:
                 part = objectives.unconstrained(ratio[rows], batch.advantage[rows])
@@ -98,10 +96,10 @@ def surrogate(pack: Pack, ratio: Tensor, batch: Batch, new: Distribution, c: Coe
     return torch.cat(parts)
 
 
-def loss(pack: Pack, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
+def loss(pack: Pack, parameters: Mapping[str, Tensor], batch: Batch, c: Coefficients) -> dict[str, Tensor]:
     """−L^{CLIP+VF+S} (section 5, eq. 9) and its parts, one number per run: (R,) each."""
-    policy, value = pack.network.policy_and_value(pack.parameters, batch.x)
-    new = pack.distribution(policy)
+    policy, value = pack.network.policy_and_value(parameters, batch.x)
+    new = pack.distribution(parameters, policy)
     ratio = torch.exp(new.log_prob(batch.action) - batch.log_prob)
     policy_loss = -surrogate(pack, ratio, batch, new, c).mean(-1)
 
@@ -117,18 +115,27 @@ def loss(pack: Pack, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
     return {"loss": total, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
 
 
-@cache
-def compiled_loss() -> Callable[..., dict[str, Tensor]]:
-    return torch.compile(loss, dynamic=False)
+def minibatch_step(pack: Pack, batch: Batch, c: Coefficients, rate: Tensor, epsilon: Tensor) -> None:
+    """One Adam step of every run, in place. The sum over runs asks for all gradients at once: a run's parameters meet
+    its own loss alone."""
+    # Compiled code must make its own views: handed tensors that share memory, it copies them all.
+    own = torch.compiler.is_compiling()
+    views = pack.network.views(pack.flat) if own else pack.parameters
+    places = pack.network.views(pack.adam.gradient) if own else pack.gradients
+    parameters = {name: value.detach().requires_grad_() for name, value in views.items()}
+    total = loss(pack, parameters, batch, c)["loss"].sum()
+    gradients = torch.autograd.grad(total, list(parameters.values()))
+    for place, gradient in zip(places.values(), gradients, strict=True):
+        place.copy_(gradient)
+    pack.adam.move(rate, epsilon)
 
 
 def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     """One update of every run; returns its diagnostics, (R,) float64 each.
 
-    Losses, KL, ratio and entropy are measured after the last epoch over the whole rollout, under the update's own filter
-    statistics. Also moves the observation filter (`per_rollout`) and the adaptive β, which the *next* update uses.
+    Losses, KL, ratio and entropy are measured after the last epoch over the whole rollout, under the update's own
+    filter statistics. Also moves the observation filter (`per_rollout`), and the adaptive β for the *next* update.
     """
-    profile = pack.profile
     advantage, value_target, values = estimate_advantages(pack, rollout)
     pack.filter.see_rollout(rollout.observations)
     # ppo1 recomputes the old policy under the new statistics, so the first ratio is exactly 1.
@@ -136,18 +143,14 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     whole = whole_rollout(pack, x, rollout.actions, advantage, value_target, values)
     coefficients, stepsize = scheduled(pack)
 
-    before = pack.flat.detach().clone()
-    loss_of = compiled_loss() if pack.runs[0].numerics == "fast" else loss
+    before = pack.flat.clone()
+    step = variant(minibatch_step, pack.numerics)
     for batch in minibatches(pack, whole):
-        losses = loss_of(pack, batch, coefficients)["loss"]
-        # The sum over runs is only a way to ask for all gradients at once: each run's parameters meet its own loss alone.
-        gradients = torch.autograd.grad(losses.sum(), list(pack.parameters.values()))
-        for place, gradient in zip(pack.gradients.values(), gradients, strict=True):
-            place.copy_(gradient)
-        pack.adam.step(stepsize)
+        bias, epsilon = pack.adam.next_step()
+        step(pack, batch, coefficients, stepsize * bias, epsilon)
 
     metrics = diagnostics(pack, whole, coefficients)
-    metrics["update_norm"] = torch.linalg.vector_norm(pack.flat.detach() - before, dim=1).cpu().numpy()
+    metrics["update_norm"] = torch.linalg.vector_norm(pack.flat - before, dim=1).cpu().numpy()
     metrics["explained_variance"] = explained_variance(values, value_target)
     metrics["stepsize"] = annealed(pack, "stepsize")[:, 0]
     metrics["epsilon"] = annealed(pack, "epsilon")[:, 0]
@@ -167,11 +170,9 @@ def whole_rollout(
     inputs, action = pack.tensor(x), pack.tensor(actions)
     with torch.no_grad():
         policy = pack.network.policy(pack.parameters, inputs)
-        old = pack.distribution(policy).map(lambda parameter: parameter.expand_as(policy).clone())
+        old = pack.distribution(pack.parameters, policy).map(lambda parameter: parameter.expand_as(policy).clone())
         log_prob = old.log_prob(action)
-    return Batch(
-        inputs, action, log_prob, pack.tensor(advantage), pack.tensor(value_target), old, pack.tensor(values)
-    )
+    return Batch(inputs, action, log_prob, pack.tensor(advantage), pack.tensor(value_target), old, pack.tensor(values))
 
 
 def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
@@ -217,7 +218,11 @@ def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
             std = shuffled.advantage.std(-1, correction=0, keepdim=True)
             shuffled.advantage = centred / (std + profile.standardise_epsilon)
         for m in range(count):
-            yield shuffled.map(lambda values, m=m: values[m])
+
+            def choose(values: Tensor, m: int = m) -> Tensor:
+                return values[m]
+
+            yield shuffled.map(choose)
 
 
 @torch.no_grad()
@@ -227,12 +232,12 @@ def diagnostics(pack: Pack, whole: Batch, coefficients: Coefficients) -> dict[st
     kl: exact, KL[π_θold, π_θ]; kl_k1 and kl_k3: the sample estimators −log r and r − 1 − log r
     (http://joschu.net/blog/kl-approx.html); clip_fraction: share of ratios outside 1 ± ε, NaN without ε.
     """
-    policy, value = pack.network.policy_and_value(pack.parameters, whole.x)
-    new = pack.distribution(policy)
+    assert whole.old is not None
+    new = pack.distribution(pack.parameters, pack.network.policy(pack.parameters, whole.x))
     log_ratio = new.log_prob(whole.action) - whole.log_prob
     ratio = torch.exp(log_ratio)
     outside = (ratio - 1).abs() > coefficients.epsilon
-    parts = loss(pack, whole, coefficients)
+    parts = loss(pack, pack.parameters, whole, coefficients)
     metrics = {
         "kl": whole.old.kl(new).mean(-1),
         "kl_k1": -log_ratio.mean(-1),

@@ -1,0 +1,101 @@
+"""Learning curves of runs, as a PNG.
+
+python -m analysis.plot RECORDS... [--out curves.png]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from analysis.records import RecordError, Run, find_runs
+
+WINDOW = 100  # episodes: the score's own window (section 6.1)
+POINTS = 200  # per curve
+
+
+def curve(run: Run) -> pd.Series:
+    """Mean return of the last 100 episodes against env steps, on an even grid; it starts with the first episode."""
+    episodes = run.episodes()
+    grid = np.linspace(0, run.config["env_steps"], POINTS + 1)
+    if episodes.empty:
+        return pd.Series(np.nan, index=grid)
+    smooth = episodes["return"].rolling(WINDOW, min_periods=1).mean()
+    last = np.searchsorted(episodes["env_step"], grid, side="right") - 1
+    values = np.where(last >= 0, smooth.to_numpy()[np.maximum(last, 0)], np.nan)
+    reached = episodes["env_step"].iloc[-1] if run.done is None else run.config["env_steps"]
+    return pd.Series(np.where(grid <= reached, values, np.nan), index=grid)
+
+
+def label(run: Run, runs: Sequence[Run]) -> str:
+    """The variant, and whatever else tells these runs apart."""
+    parts = [run.variant]
+    for part, values in (
+        (run.names["profile"], {r.names["profile"] for r in runs}),
+        (f"code {run.code_id}", {r.code_id for r in runs}),
+        (run.config["backend"], {r.config["backend"] for r in runs}),
+        (run.config["numerics"], {r.config["numerics"] for r in runs}),
+    ):
+        if len(values) > 1:
+            parts.append(part)
+    return ", ".join(parts)
+
+
+def draw(runs: Sequence[Run]) -> Figure:
+    """One panel per environment: a thin line per run, a bold one for the mean over seeds."""
+    environments = sorted({run.config["env"]["id"] for run in runs})
+    labels = sorted({label(run, runs) for run in runs})
+    columns = min(3, len(environments))
+    rows = -(-len(environments) // columns)
+    sns.set_theme(style="whitegrid", context="notebook")
+    colours = dict(zip(labels, sns.color_palette(n_colors=len(labels)), strict=True))
+    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns + 0.6, 3.9 * rows), squeeze=False)
+    for axis, environment in zip(axes.flat, environments, strict=False):
+        for name in labels:
+            group = [r for r in runs if r.config["env"]["id"] == environment and label(r, runs) == name]
+            if not group:
+                continue
+            curves = pd.concat([curve(run) for run in group], axis=1)
+            axis.plot(curves.index, curves, color=colours[name], linewidth=0.8, alpha=0.35)
+            seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
+            mean = curves.mean(axis=1).where(curves.notna().all(axis=1))
+            axis.plot(mean.index, mean, color=colours[name], linewidth=2.2, label=f"{name} ({seeds})")
+        axis.set_title(environment)
+        axis.set_xlabel("env steps")
+        axis.set_ylabel(f"return (last {WINDOW} episodes)")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.legend(loc="best", fontsize="small", frameon=True)
+    for axis in axes.flat[len(environments) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.plot", description="Learning curves of runs, as a PNG.")
+    parser.add_argument("records", nargs="+", type=Path, help="records root, or any folder of runs inside")
+    parser.add_argument("--out", type=Path, help="where the picture goes (default: curves.png in the first folder)")
+    options = parser.parse_args(arguments)
+    out = options.out or options.records[0] / "curves.png"
+    try:
+        figure = draw(find_runs(options.records))
+        figure.savefig(out, dpi=110, metadata={"Software": None})
+    except (RecordError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

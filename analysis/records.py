@@ -1,0 +1,79 @@
+"""Reading what runs left behind. Files only; a run still in training is read as far as it has come."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+class RecordError(Exception):
+    """What is wrong with the records asked for: one sentence."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, as far as plots and tables need it."""
+
+    folder: Path
+    config: dict[str, Any]  # the resolved settings: algo, profile, env, seed, env_steps, …
+    names: dict[str, str]  # what was picked from conf/
+    code_id: str
+    done: dict[str, Any] | None
+
+    @property
+    def attempt(self) -> Path:
+        """The attempt that counts: the one that finished, else the newest."""
+        if self.done is not None:
+            return self.folder / f"attempt-{self.done['attempt']}"
+        return max(self.folder.glob("attempt-*"), key=lambda path: int(path.name.partition("-")[2]))
+
+    @property
+    def variant(self) -> str:
+        """The objective with its setting: clip_0.2."""
+        algo = self.config["algo"]
+        setting = {"clip": "epsilon", "kl_fixed": "beta", "kl_adaptive": "kl_target"}.get(algo["objective"])
+        return algo["objective"] if setting is None else f"{algo['objective']}_{algo[setting]:g}"
+
+    def episodes(self) -> pd.DataFrame:
+        """env_step, return, length: one row per finished episode."""
+        return self._table("episodes.csv")
+
+    def iterations(self) -> pd.DataFrame:
+        """One row of diagnostics per iteration."""
+        return self._table("iterations.csv")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        whole_lines = (self.attempt / name).read_text().rpartition("\n")[0] + "\n"
+        return pd.read_csv(io.StringIO(whole_lines))
+
+
+def find_runs(places: Sequence[Path]) -> list[Run]:
+    """Every run under the given folders (a records root, or any folder inside), in a stable order."""
+    found = sorted(set(_folders(places)))
+    if not found:
+        raise RecordError(f"no run under {', '.join(map(str, places))}; train one first")
+    return [_read(folder) for folder in found]
+
+
+def _folders(places: Sequence[Path]) -> Iterator[Path]:
+    for place in places:
+        if not place.is_dir():
+            raise RecordError(f"{place} is not a folder of records")
+        root = place / "runs" if (place / "runs").is_dir() else place
+        for config in root.rglob("config.json"):
+            if any(config.parent.glob("attempt-*/episodes.csv")):
+                yield config.parent
+
+
+def _read(folder: Path) -> Run:
+    try:
+        head = json.loads((folder / "config.json").read_text())
+        done = folder / "done.json"
+        finished = json.loads(done.read_text()) if done.exists() else None
+        return Run(folder, head["config"], head["names"], head["code_id"], finished)
+    except (ValueError, KeyError) as error:
+        raise RecordError(f"{folder}: config.json or done.json is not a record's ({error!r})") from error

@@ -1,0 +1,47 @@
+"""`numerics`: exact or fast, a setting of the run, never detected.
+
+exact runs eagerly, and a run gives the same bytes alone and in any pack. fast compiles the hot functions: the same
+mathematics in another order of rounding, so it promises equality only for the same pack on the same machine and
+software.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ppo.config import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def prepare(numerics: str) -> None:
+    """Refuse `fast` where it cannot be had, and forget what earlier packs compiled: their shapes are their own."""
+    if numerics == "fast":
+        compiler = os.environ.get("CXX", "g++")
+        if not (shutil.which(compiler) or shutil.which("clang++")):
+            raise UserError(f"numerics=fast needs a C++ compiler, and {compiler} is not here; install it or use exact")
+        # Inductor caches pickles; its default place under /tmp has a name anyone can take first.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))
+        torch.compiler.reset()
+
+
+def variant(function: F, numerics: str) -> F:
+    """The function itself, or its compiled form."""
+    return compiled(function) if numerics == "fast" else function
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Any:
+    torch._dynamo.config.trace_autograd_ops = True  # minibatch_step takes its gradient inside
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """tanh(x), written for Inductor, whose own is five times slower than this one."""
+    return 2 * torch.sigmoid(2 * x) - 1 if torch.compiler.is_compiling() else torch.tanh(x)
