@@ -29,7 +29,8 @@ class Gaussian:
         return -(0.5 * z * z + self.log_std + LOG_SQRT_2PI).sum(-1)
 
     def entropy(self) -> Tensor:
-        return (self.log_std + LOG_SQRT_2PI + 0.5).sum(-1).expand(self.mean.shape[:-1])
+        """The shape of log_std without its last axis: it is the same in every state."""
+        return (self.log_std + LOG_SQRT_2PI + 0.5).sum(-1)
 
     def kl(self, new: "Distribution") -> Tensor:
         """KL[self, new], exact."""

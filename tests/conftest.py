@@ -1,0 +1,93 @@
+"""Shared pieces: small runs of the real thing, and digests of all they left."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from experiments.compose import NamedRun, build
+from experiments.record import PROMISED, Record
+from experiments.runner import Outcome, Watcher, train_runs
+from ppo.config import Algo, Env, Profile, RunConfig
+
+ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)
+
+ROWS = [
+    Algo("unconstrained"),
+    *(Algo("clip", epsilon=e) for e in (0.1, 0.2, 0.3)),
+    *(Algo("kl_adaptive", beta=1.0, kl_target=d) for d in (0.003, 0.01, 0.03)),
+    *(Algo("kl_fixed", beta=b) for b in (0.3, 1.0, 3.0, 10.0)),
+]
+"""The eleven settings of Table 1."""
+
+
+def profile_of(name: str, **overrides: Any) -> Profile:
+    values = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "profile" / f"{name}.yaml"))
+    assert isinstance(values, dict)
+    return build(Profile, values | overrides, "profile.")
+
+
+def small_run(seed: int = 0, iterations: int = 3, env: str = "InvertedPendulum-v4", **changes: Any) -> RunConfig:
+    """256 env steps an iteration, 2 epochs of 4 minibatches, clip 0.2, `ppo1_2017_08` unless told otherwise."""
+    small = {"horizon": 256, "epochs": 2} | changes.pop("profile", {})
+    run = RunConfig(
+        Algo("clip", epsilon=0.2),
+        profile_of(changes.pop("base", "ppo1_2017_08"), **small),
+        Env(env),
+        seed=seed,
+        env_steps=small["horizon"] * iterations,
+    )
+    return replace(run, **changes)
+
+
+class Killed(BaseException):
+    """Stands for kill -9 at one exact line: nothing after it runs."""
+
+
+def named(runs: Sequence[RunConfig]) -> list[NamedRun]:
+    return [NamedRun(run, {"algo": "test", "profile": "test", "env": "test"}) for run in runs]
+
+
+def train(
+    runs: Sequence[RunConfig], records: Path, checkpoint_seconds: float = 0.0, said: list[str] | None = None
+) -> Outcome:
+    """What `experiments.train` does, in this process; `Killed` leaves it as kill -9 would."""
+    watcher = Watcher(say=(said if said is not None else []).append)
+    try:
+        return train_runs(named(runs), records, checkpoint_seconds, watcher)
+    except Killed:
+        for path in records.rglob("owner.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": -1}))  # this process must look dead
+        raise
+
+
+def promised(runs: Sequence[RunConfig], records: Path) -> list[list[str]]:
+    """Digests of the files whose bytes are promised, of every finished run."""
+    out = []
+    for run in named(runs):
+        record = Record(records, run)
+        done = record.done()
+        assert done is not None, f"{record.folder.name} is not finished"
+        folder = record.attempt_folder(done["attempt"])
+        out.append([hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in PROMISED])
+        assert out[-1] == [done["episodes_sha256"], done["iterations_sha256"]]
+    return out
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> Any:
+    """The promised digests of runs trained with nothing in their way."""
+
+    def train_them(runs: Sequence[RunConfig]) -> list[list[str]]:
+        train(runs, tmp_path / "undisturbed", checkpoint_seconds=1e9)
+        return promised(runs, tmp_path / "undisturbed")
+
+    return train_them

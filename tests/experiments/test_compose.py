@@ -1,0 +1,297 @@
+"""What a command line means, where its values come from, and which id its runs get."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from experiments import identity
+from experiments.compose import CONF, NamedRun, check_choices, runs_of
+from ppo.config import Algo, Env, Profile, RunConfig, UserError
+
+PROFILES, ALGOS, ENVS = (
+    sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in ("profile", "algo", "env")
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def runs(*overrides: str) -> list[NamedRun]:
+    chosen = {"algo": "clip", "profile": "ppo1_2017_08", "env": "hopper"}
+    chosen |= {k: v for k, _, v in (override.partition("=") for override in overrides) if k in chosen}
+    return runs_of(compose("config", list(overrides)), chosen)
+
+
+def run(*overrides: str) -> RunConfig:
+    (named,) = runs(*overrides)
+    return named.config
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UserError) as refused:
+        runs(*overrides)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seeds"),
+    [
+        ([], [0]),
+        (["seed=7"], [7]),
+        (["num_seeds=3"], [0, 1, 2]),
+        (["seed=5", "num_seeds=2"], [5, 6]),
+        (["seeds=[4,0,7]"], [4, 0, 7]),
+        (["seeds=[1e1]"], [10]),
+    ],
+)
+def test_seeds_come_from_seed_seeds_or_num_seeds(overrides: list[str], seeds: list[int]) -> None:
+    assert [named.config.seed for named in runs(*overrides)] == seeds
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["seeds=[1]", "seed=1"], "stands alone"),
+        (["seeds=[1]", "num_seeds=1"], "stands alone"),
+        (["seeds=3"], "should be a list"),
+        (["seeds=[]"], "at least one"),
+        (["seeds=[1,1]"], "each seed once"),
+        (["seeds=[1,1.5]"], "seeds=1.5 should be a whole number"),
+        (["seeds=[-1]"], "seed=-1 is negative"),
+        (["seed=-1"], "seed=-1 is negative"),
+        (["seed=1.5"], "seed=1.5 should be a whole number"),
+        (["seed=true"], "seed=True should be a whole number"),
+        (["num_seeds=0"], "num_seeds=0 must be at least 1"),
+        (["num_seeds=two"], "num_seeds=two should be a whole number"),
+    ],
+)
+def test_seeds_that_make_no_sense_are_refused(overrides: list[str], words: str) -> None:
+    assert words in refusal(*overrides)
+
+
+@pytest.mark.parametrize("said", ["1e6", "1_000_000", "1000000", "1000000.0"])
+def test_a_whole_number_may_be_written_as_one_likes(said: str) -> None:
+    steps = run(f"env_steps={said}").env_steps
+    assert steps == 1_000_000
+    assert type(steps) is int
+    assert identity.run_id(run(f"env_steps={said}")) == identity.run_id(run())
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env_steps=1.5e-3", "env_steps=0.0015 should be a whole number"),
+        ("env_steps=true", "env_steps=True should be a whole number"),
+        ("profile.epochs=true", "profile.epochs=True should be a whole number"),
+        ("profile.stepsize=false", "profile.stepsize=False should be a number"),
+        ("profile.clip_actions=1", "profile.clip_actions=1 should be true or false"),
+        ("profile.clip_actions=yes_please", "should be true or false"),
+        ("profile.activation=3", "profile.activation=3 should be a word"),
+        ("profile.hidden_sizes=64", "profile.hidden_sizes=64 should be a list"),
+        ("profile.hidden_sizes=[64,1.5]", "profile.hidden_sizes=1.5 should be a whole number"),
+        ("profile.gamma=null", "profile.gamma=None should be a number"),
+        ("profile.gamma=nan", "profile.gamma=nan is not a finite number"),
+        ("profile.entropy_coef=inf", "profile.entropy_coef=inf is not a finite number"),
+        ("env_steps=inf", "env_steps=inf is not a finite number"),
+        ("algo.epsilon=abc", "algo.epsilon=abc should be a number"),
+        ("env_steps=???", "env_steps"),
+        ("backend=envpol", "backend=envpol is unknown; choose one of envpool, gymnasium"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(override: str, words: str) -> None:
+    assert words in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+algo.epsilom=0.3", "algo.epsilom is not a setting, did you mean epsilon"),
+        ("+profile.stepsizes=1", "profile.stepsizes is not a setting, did you mean stepsize"),
+        ("+profile.xyzzy=1", "profile.xyzzy is not a setting"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_near_matches(override: str, words: str) -> None:
+    assert words in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("env=hoper", "did you mean hopper?"),
+        ("algo=clp", "did you mean clip?"),
+        ("profile=ppo1_2017_8", "did you mean ppo1_2017_08"),
+        ("algo=zzz", "choose one of clip, "),
+    ],
+)
+def test_an_unknown_choice_of_a_group_is_refused_with_near_matches(argument: str, words: str) -> None:
+    with pytest.raises(UserError, match=r"there is no such") as refused:
+        check_choices(["seed=1", argument])
+    assert argument in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_known_choices_pass_also_from_a_folder_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "algo").mkdir()
+    (tmp_path / "algo" / "mine.yaml").write_text("objective: clip\n")
+    check_choices(["env=hopper", "algo=clip", "seed=3", "algo.epsilon=0.1", "--cfg", "job"])
+    check_choices([f"--config-dir={tmp_path}", "algo=mine"])
+    check_choices(["--config-dir", str(tmp_path), "algo=mine"])
+    with pytest.raises(UserError):
+        check_choices(["algo=mine"])
+
+
+def test_the_version_is_part_of_the_tasks_name_and_of_the_id() -> None:
+    v4, v5 = run(), run("env.version=v5")
+    assert (v4.env.id, v5.env.id) == ("Hopper-v4", "Hopper-v5")
+    assert identity.run_id(v4) != identity.run_id(v5)
+
+
+def test_backend_auto_is_envpool_where_it_has_the_task_and_is_frozen_in_the_run() -> None:
+    pytest.importorskip("envpool")
+    assert run().backend == "envpool"
+    assert run("env.id=NoSuchTask-v0").backend == "gymnasium"
+    assert run("backend=gymnasium").backend == "gymnasium"
+    assert identity.run_id(run()) == identity.run_id(run("backend=envpool"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_gives_every_setting_once_and_each_with_its_source(profile: str) -> None:
+    lines = [line for line in (CONF / "profile" / f"{profile}.yaml").read_text().splitlines() if line[:1] != "#"]
+    assert [line.partition(":")[0] for line in lines] == [f.name for f in fields(Profile)]
+    for line in lines:
+        assert len(line.partition(" # ")[2].strip()) >= 1, f"{line!r} has no source"
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_an_algo_gives_every_setting_and_shares_none_with_a_profile(algo: str) -> None:
+    values = yaml.safe_load((CONF / "algo" / f"{algo}.yaml").read_text())
+    values = values.get("algo", values)
+    assert list(values) == [f.name for f in fields(Algo)]
+    assert not set(values) & {f.name for f in fields(Profile)}
+
+
+def test_every_task_algo_and_profile_of_conf_compose_together() -> None:
+    """Every task with every algo, and every profile with each of both; all triples would take half a minute."""
+    ids = set()
+    for i, j in itertools.product(range(len(ENVS)), range(len(ALGOS))):
+        env, algo, profile = ENVS[i], ALGOS[j], PROFILES[(i + j) % len(PROFILES)]
+        (named,) = runs(f"env={env}", f"algo={algo}", f"profile={profile}")
+        assert named.names == {"algo": algo, "profile": profile, "env": env}
+        assert named.config.algo.objective == algo
+        assert env in named.config.env.id.lower()
+        ids.add(identity.run_id(named.config))
+    assert len(ids) == len(ENVS) * len(ALGOS)
+
+
+def test_the_command_line_outranks_algo_which_outranks_the_base() -> None:
+    assert run().env_steps == 1_000_000
+    assert run("algo=random").env_steps == 102_400
+    assert run("env_steps=4096", "algo=random").env_steps == 4096
+
+
+EXAMPLE = RunConfig(
+    algo=Algo("kl_adaptive", beta=1.0, kl_target=0.01),
+    profile=Profile(observation_filter="per_step", filter_clip=10.0, hidden_sizes=(32, 32), reward_clip=5.0),
+    env=Env("Walker2d-v4"),
+    seed=3,
+    env_steps=4096,
+)
+
+
+def test_recorded_ids_stay_what_they_are() -> None:
+    """A change here orphans every record made before it."""
+    assert identity.run_id(run("algo.epsilon=0.1", "seed=5")) == "555a3c47bdde"
+    assert identity.run_id(EXAMPLE) == "da6d92cf14e1"
+    assert identity.slug(run("algo.epsilon=0.1", "seed=5")) == "Hopper-v4-clip_0.1.s5"
+    assert identity.slug(EXAMPLE) == "Walker2d-v4-kl_adaptive_0.01.s3"
+
+
+def test_an_id_depends_on_values_and_not_on_what_they_are_called(tmp_path: Path) -> None:
+    explicit = run("algo=unconstrained", "algo.objective=clip", "algo.epsilon=0.2")
+    assert identity.run_id(explicit) == identity.run_id(run("algo=clip"))
+    assert identity.run_id(run("algo.epsilon=1")) == identity.run_id(run("algo.epsilon=1.0"))
+
+
+def leaves(values: dict[str, Any]) -> Iterator[Any]:
+    for value in values.values():
+        yield from leaves(value) if isinstance(value, dict) else [value]
+
+
+def test_settings_at_their_default_leave_no_trace_in_the_id() -> None:
+    """So that a field added later, at its neutral default, changes no id."""
+    assert identity.canonical(RunConfig()) == {}
+    assert identity.canonical(RunConfig(seed=2)) == {"seed": 2}
+    assert len(list(leaves(identity.canonical(EXAMPLE)))) == 10
+
+
+def places(config: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    for f in fields(config):
+        value = getattr(config, f.name)
+        yield from places(value, *path, f.name) if is_dataclass(value) else [(*path, f.name)]
+
+
+def flipped(config: RunConfig, path: tuple[str, ...]) -> RunConfig:
+    """A copy with another value in one place, past all checks."""
+    config = copied = copy.deepcopy(config)
+    for name in path[:-1]:
+        copied = getattr(copied, name)
+    old = getattr(copied, path[-1])
+    new = not old if isinstance(old, bool) else "other" if isinstance(old, str) else 12 if old != 12 else 13
+    object.__setattr__(copied, path[-1], (7,) if isinstance(old, tuple) else new)
+    return config
+
+
+@pytest.mark.parametrize("config", [RunConfig(), EXAMPLE], ids=["default", "example"])
+def test_every_single_setting_changes_the_id(config: RunConfig) -> None:
+    everywhere = list(places(config))
+    assert len(everywhere) == len(fields(Algo)) + len(fields(Profile)) + len(fields(RunConfig)) - 2
+    ids = {path: identity.run_id(flipped(config, path)) for path in everywhere}
+    assert len({identity.run_id(config), *ids.values()}) == len(everywhere) + 1
+
+
+SOURCE = '''
+def f(x):
+    """What f does."""
+    y = x + 1  # next
+    return (y *
+            2)
+'''
+
+
+def test_the_code_id_sees_what_code_does_and_not_how_it_looks() -> None:
+    same = 'def f(x):\n  "Other words."\n\n  y = (x+1)\n  "bare"\n  return y*2 # twice'
+    assert identity.meaning(SOURCE) != identity.meaning(SOURCE.replace("2)", "3)"))
+    assert identity.meaning(SOURCE) != identity.meaning(SOURCE.replace("x + 1", "x - 1"))
+    assert "next" not in identity.meaning(SOURCE)
+    assert identity.meaning(same).replace("    pass\n", "") == identity.meaning(SOURCE).replace("    pass\n", "")
+
+
+def test_comments_in_ppo_leave_the_code_id_alone_and_constants_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in identity.PPO.glob("*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    fresh = identity.code_id.__wrapped__
+    monkeypatch.setattr(identity, "PPO", tmp_path)
+    before = fresh()
+    normalisation = tmp_path / "normalisation.py"
+    source = normalisation.read_text()
+    normalisation.write_text("# a remark\n" + source.replace('"""Running', '"""Ever running'))
+    assert fresh() == before
+    assert "PRIOR = 1e-4" in source
+    normalisation.write_text(source.replace("PRIOR = 1e-4", "PRIOR = 1e-3"))
+    assert fresh() != before
+    normalisation.write_text(source)
+    monkeypatch.setattr(identity, "package_version", lambda package: "0")
+    assert fresh() != before

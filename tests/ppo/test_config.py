@@ -1,0 +1,192 @@
+"""A mistake in the settings is refused in one clear sentence that names the setting."""
+
+import math
+import re
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from ppo.config import PER_RUN, Algo, Env, Profile, RunConfig, UserError, pack_key
+
+
+def refusal(make: Any, **settings: Any) -> str:
+    """The sentence with which `make` refuses: one line, without a closing stop."""
+    with pytest.raises(UserError) as refused:
+        make(**settings)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    assert not sentence.endswith(".")
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("horizon", "asked", "nearest"), [(2048, 60, 64), (2048, 3000, 2048), (100, 3, 2), (7, 5, 7), (96, 35, 32)]
+)
+def test_a_minibatch_that_does_not_divide_the_horizon_gets_the_nearest_that_does(
+    horizon: int, asked: int, nearest: int
+) -> None:
+    sentence = refusal(Profile, horizon=horizon, minibatch_size=asked)
+    assert f"profile.minibatch_size={asked}" in sentence
+    assert f"profile.horizon={horizon}" in sentence
+    assert re.search(r"nearest that does is (\d+)$", sentence)[1] == str(nearest)
+
+
+def test_a_budget_below_one_horizon_is_refused() -> None:
+    sentence = refusal(RunConfig, env_steps=2047)
+    assert "env_steps=2047" in sentence
+    assert "profile.horizon=2048" in sentence
+    assert RunConfig(env_steps=2048).iterations == 1
+    assert RunConfig(env_steps=4095).iterations == 1
+
+
+NUMBERS = {
+    Algo: ("epsilon", "beta", "kl_target", "gae_lambda"),
+    Profile: tuple(f.name for f in fields(Profile) if f.type in (float, float | None)),
+}
+ALGO_OF = {"epsilon": "clip", "beta": "kl_fixed", "kl_target": "kl_adaptive", "gae_lambda": "unconstrained"}
+
+
+UNCHECKED = ("hidden_gain", "policy_gain", "value_gain", "log_std_init", "entropy_coef")
+NOT_YET = pytest.mark.xfail(reason="checked by experiments.compose alone, not by Profile itself", strict=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        pytest.param(cls, name, marks=[NOT_YET] if name in UNCHECKED else [])
+        for cls, names in NUMBERS.items()
+        for name in names
+    ],
+)
+def test_no_setting_takes_nan_or_infinity(cls: type, name: str, value: float) -> None:
+    others: dict[str, Any] = {"objective": ALGO_OF[name]} if cls is Algo else {}
+    if name == "kl_target":
+        others["beta"] = 1.0
+    assert f"{cls.__name__.lower()}.{name}={value}" in refusal(cls, **others, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "foreign"),
+    [
+        ("unconstrained", {}, "epsilon"),
+        ("clip", {"epsilon": 0.2}, "beta"),
+        ("clip", {"epsilon": 0.2}, "kl_target"),
+        ("kl_fixed", {"beta": 1.0}, "kl_target"),
+        ("kl_adaptive", {"beta": 1.0, "kl_target": 0.01}, "epsilon"),
+        ("random", {}, "beta"),
+        ("initial", {}, "epsilon"),
+    ],
+)
+def test_a_setting_that_means_nothing_to_the_objective_is_refused(objective: str, given: dict, foreign: str) -> None:
+    Algo(objective, **given)
+    sentence = refusal(Algo, objective=objective, **given, **{foreign: 0.5})
+    assert f"algo.{foreign}=0.5 means nothing to {objective}" in sentence
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "missing"),
+    [
+        ("clip", {}, "epsilon"),
+        ("kl_fixed", {}, "beta"),
+        ("kl_adaptive", {"beta": 1.0}, "kl_target"),
+        ("kl_adaptive", {"kl_target": 0.01}, "beta"),
+    ],
+)
+def test_a_setting_the_objective_needs_is_asked_for(objective: str, given: dict, missing: str) -> None:
+    assert f"algo.{missing} is not set, and {objective} needs it" in refusal(Algo, objective=objective, **given)
+
+
+def test_n_step_belongs_to_its_own_estimator_alone() -> None:
+    assert Algo(advantage="n_step", n_step=5).n_step == 5
+    assert "algo.n_step is not set" in refusal(Algo, advantage="n_step")
+    assert "algo.n_step=5 means nothing to gae" in refusal(Algo, n_step=5)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    assert "seed=-1 is negative" in refusal(RunConfig, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "choice"),
+    [
+        (Algo, "objective", "clip"),
+        (Algo, "advantage", "gae"),
+        (Profile, "policy", "gaussian"),
+        (Profile, "activation", "relu"),
+        (Profile, "init", "normc"),
+        (Profile, "observation_filter", "per_step"),
+        (Profile, "time_limit", "bootstrap"),
+        (Profile, "standardise", "rollout"),
+        (Profile, "adam_epsilon_at", "uncorrected"),
+        (Profile, "stepsize_schedule", "linear"),
+        (Profile, "epsilon_schedule", "linear"),
+        (RunConfig, "backend", "gymnasium"),
+        (RunConfig, "numerics", "fast"),
+        (RunConfig, "device", "cuda"),
+    ],
+)
+def test_an_unknown_choice_is_refused_with_the_choices(cls: type, name: str, choice: str) -> None:
+    sentence = refusal(cls, **{name: "nonsense"})
+    assert f"{name}=nonsense is unknown" in sentence
+    assert choice in sentence.partition("choose one of ")[2].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "words"),
+    [
+        (Profile, {"stepsize": 0.0}, "profile.stepsize=0.0 must be above 0"),
+        (Profile, {"epochs": 0}, "profile.epochs=0 must be above 0"),
+        (Profile, {"horizon": -1}, "profile.horizon=-1 must be above 0"),
+        (Profile, {"value_coef": -1.0}, "profile.value_coef=-1.0 must be at least 0"),
+        (Profile, {"gamma": 1.5}, "profile.gamma=1.5 must lie between 0 and 1"),
+        (Profile, {"hidden_sizes": ()}, "profile.hidden_sizes=[]"),
+        (Profile, {"hidden_sizes": (64, 1)}, "profile.hidden_sizes=[64, 1]"),
+        (Algo, {"gae_lambda": -0.1}, "algo.gae_lambda=-0.1 must lie between 0 and 1"),
+        (Algo, {"objective": "clip", "epsilon": 0.0}, "algo.epsilon=0.0 must be above 0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(cls: type, settings: dict, words: str) -> None:
+    assert words in refusal(cls, **settings)
+
+
+def other(value: Any, f: Any) -> Any:
+    """A second valid value of a field; numbers are halved, choices swapped."""
+    swaps = {
+        "none": "per_step", "torch": "normc", "tanh": "relu", "auto": "gaussian", "terminal": "bootstrap",
+        "corrected": "uncorrected", "constant": "linear",
+    }  # fmt: skip
+    if f.name == "standardise":
+        return "rollout"
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return swaps[value]
+    if isinstance(value, tuple):
+        return (*value, 32)
+    return 0.5 if not value else type(value)(value / 2)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Profile)])
+def test_runs_share_a_pack_exactly_when_they_differ_in_per_run_numbers(name: str) -> None:
+    run = RunConfig()
+    (f,) = (f for f in fields(Profile) if f.name == name)
+    changed = replace(run, profile=replace(run.profile, **{name: other(getattr(run.profile, name), f)}))
+    assert changed != run
+    assert (pack_key(changed) == pack_key(run)) == (name in PER_RUN[Profile])
+
+
+def test_learners_share_a_pack_and_seeds_and_tasks_do_what_they_should() -> None:
+    clip, fixed = (RunConfig(algo=algo) for algo in (Algo("clip", epsilon=0.2), Algo("kl_fixed", beta=3.0)))
+    assert pack_key(clip) == pack_key(fixed) == pack_key(replace(clip, seed=9))
+    for stranger in (
+        replace(clip, env=Env("Walker2d-v4")),
+        replace(clip, backend="gymnasium"),
+        replace(clip, numerics="fast"),
+        replace(clip, device="cuda"),
+        replace(clip, env_steps=5000),
+        replace(clip, algo=Algo("random")),
+        replace(clip, algo=Algo("clip", epsilon=0.2, advantage="rewards_to_go")),
+    ):
+        assert pack_key(stranger) != pack_key(clip)

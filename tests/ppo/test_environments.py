@@ -1,0 +1,294 @@
+"""The two backends are the same tasks, replay is exact, and collection holds only real transitions."""
+
+import warnings
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppo.config import Env, Profile, RunConfig, UserError
+from ppo.environments import BACKENDS, Environments
+from ppo.pack import Pack
+from ppo.rollout import Episode, collect
+
+pytest.importorskip("envpool")
+pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")
+
+# Episodes per run and backend for the comparison of returns, of 8 runs: few where an episode has 1000 env steps.
+TASKS = {
+    "HalfCheetah-v4": 3,
+    "Hopper-v4": 40,
+    "InvertedDoublePendulum-v4": 60,
+    "InvertedPendulum-v4": 60,
+    "Reacher-v4": 20,
+    "Swimmer-v4": 3,
+    "Walker2d-v4": 40,
+}
+
+
+def state_of(env_id: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(qpos, qvel) from a fresh episode's observation; the root's place, unobserved, is set to 0 and moves nothing."""
+    match env_id.partition("-")[0]:
+        case "HalfCheetah" | "Hopper" | "Walker2d":
+            half = len(x) // 2
+            return np.r_[0.0, x[:half]], x[half:]
+        case "Swimmer":
+            return np.r_[0.0, 0.0, x[:3]], x[3:]
+        case "InvertedPendulum":
+            return x[:2], x[2:]
+        case "InvertedDoublePendulum":
+            return np.r_[x[0], np.arctan2(x[1:3], x[3:5])], x[5:8]
+        case "Reacher":  # angles as cosines and sines, target, velocities; the target stands still
+            return np.r_[np.arctan2(x[2:4], x[:2]), x[4:6]], np.r_[x[6:8], 0.0, 0.0]
+    raise AssertionError(env_id)
+
+
+def uniform(rng: np.random.Generator, environments: Environments, times: float = 1.0) -> np.ndarray:
+    """Random actions for all runs, up to `times` the bounds."""
+    spaces, runs = environments.spaces, len(environments.ids)
+    if spaces.discrete:
+        return rng.integers(spaces.action_size, size=runs)
+    return times * rng.uniform(spaces.low, spaces.high, (runs, spaces.action_size))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("env_id", TASKS)
+def test_same_state_and_raw_action_give_the_same_step_on_both_backends(env_id: str, times: int) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        ours = Environments(env_id, "envpool", [seed])
+        ours.reset()
+        theirs = gymnasium.make(env_id).unwrapped
+        theirs.reset(seed=0)
+        mujoco.mj_resetData(theirs.model, theirs.data)
+        theirs.set_state(*state_of(env_id, ours.observations[0]))
+        np.testing.assert_allclose(theirs._get_obs(), ours.observations[0], rtol=0, atol=1e-12)
+        for _ in range(10):
+            action = uniform(rng, ours, times)
+            reward, terminated, _ = ours.step(action)
+            observation, their_reward, their_terminated, _, _ = theirs.step(action[0])
+            np.testing.assert_allclose(ours.observations[0], observation, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(reward[0], their_reward, rtol=1e-6, atol=1e-6)
+            assert terminated[0] == their_terminated
+            if their_terminated:
+                break
+
+
+def returns_and_lengths(env_id: str, backend: str, episodes: int) -> np.ndarray:
+    """(8 × episodes, 2): the first `episodes` of each of 8 runs under uniform actions."""
+    environments = Environments(env_id, backend, range(100, 108))
+    rng = np.random.default_rng(1)
+    environments.reset()
+    current, finished = np.zeros((8, 2)), [[] for _ in range(8)]
+    while min(map(len, finished)) < episodes:
+        rewards, terminated, truncated = environments.step(uniform(rng, environments))
+        current += np.column_stack([rewards, np.ones(8)])
+        over = np.flatnonzero(terminated | truncated)
+        if over.size:
+            for run in over:
+                finished[run].append(current[run].copy())
+            current[over] = 0.0
+            environments.reset(over)
+            environments.forget()
+    return np.concatenate([run[:episodes] for run in finished])
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_random_returns_and_lengths_agree_between_the_backends(env_id: str) -> None:
+    ours, theirs = (returns_and_lengths(env_id, backend, TASKS[env_id]) for backend in BACKENDS)
+    difference = ours.mean(axis=0) - theirs.mean(axis=0)
+    error = np.sqrt(ours.var(axis=0, ddof=1) / len(ours) + theirs.var(axis=0, ddof=1) / len(theirs))
+    assert (np.abs(difference) <= 4 * error).all(), f"return and length differ by {difference}, error {error}"
+
+
+def advance(environments: Environments, rng: np.random.Generator, steps: int, reset_chance: float = 0.0) -> list:
+    """Steps with resets where episodes end, and now and then elsewhere; returns all that was seen."""
+    seen = []
+    for _ in range(steps):
+        rewards, terminated, truncated = environments.step(uniform(rng, environments))
+        seen += [rewards, terminated, truncated, environments.observations.copy()]
+        over = np.flatnonzero(terminated | truncated | (rng.random(len(environments.ids)) < reset_chance))
+        if over.size:
+            environments.reset(over)
+            seen.append(environments.observations.copy())
+    environments.forget()
+    return seen
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "CartPole-v1", "Pendulum-v1", "Reacher-v4"])
+@given(steps=st.integers(0, 120), seed=st.integers(0, 2**31 - 1))
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+def test_a_pack_rebuilt_by_replay_goes_on_with_the_same_bits(env_id: str, backend: str, steps: int, seed: int) -> None:
+    seeds = [seed, 7, 123456]
+    original = Environments(env_id, backend, seeds)
+    original.reset()
+    advance(original, np.random.default_rng(seed), steps, reset_chance=0.03)
+    states = [original.state_dict(run) for run in range(3)]
+
+    rebuilt = Environments(env_id, backend, seeds)
+    rebuilt.load_state_dicts(states)
+    np.testing.assert_array_equal(rebuilt.observations, original.observations)
+    for ours, theirs in zip(
+        advance(rebuilt, np.random.default_rng(2), 20), advance(original, np.random.default_rng(2), 20), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    for run in range(3):
+        np.testing.assert_equal(rebuilt.state_dict(run), original.state_dict(run))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_replay_keeps_the_time_limit_where_it_was(backend: str) -> None:
+    original = Environments("Reacher-v4", backend, [1, 2])
+    original.reset()
+    rng = np.random.default_rng(0)
+    advance(original, rng, 10)
+    original.reset(np.array([1]))  # its time limit is now 10 steps later
+    advance(original, rng, 35)
+    rebuilt = Environments("Reacher-v4", backend, [1, 2])
+    rebuilt.load_state_dicts([original.state_dict(run) for run in range(2)])
+    truncated = np.array([rebuilt.step(uniform(rng, rebuilt))[2] for _ in range(5)])
+    assert truncated[:, 0].tolist() == [False] * 4 + [True]
+    assert not truncated[:, 1].any()
+
+
+def test_runs_of_one_pack_resume_from_different_histories() -> None:
+    """One member just reset, one deep in its third episode, one in its first."""
+    original = Environments("Hopper-v4", "envpool", [1, 2, 3])
+    original.reset()
+    for step in range(12):
+        original.step(np.full((3, 3), 0.1 * step - 0.5))
+        if step in (2, 6):
+            original.reset(np.array([1]))
+    original.reset(np.array([0]))
+    states = [original.state_dict(run) for run in range(3)]
+    assert [state["resets"] for state in states] == [2, 3, 1]
+    assert [len(state["actions"]) for state in states] == [0, 5, 12]
+    rebuilt = Environments("Hopper-v4", "envpool", [1, 2, 3])
+    rebuilt.load_state_dicts(states)
+    rewards = [environments.step(np.zeros((3, 3)))[0] for environments in (original, rebuilt)]
+    np.testing.assert_array_equal(*rewards)
+    np.testing.assert_array_equal(rebuilt.observations, original.observations)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "Hopper-v4", "CartPole-v1"])
+def test_each_environment_of_a_pack_is_the_one_it_would_be_alone(env_id: str, backend: str) -> None:
+    seeds = [11, 0, 2**31 - 2]
+    pack, *alone = (Environments(env_id, backend, chosen) for chosen in (seeds, *([seed] for seed in seeds)))
+    for environments in (pack, *alone):
+        environments.reset()
+    assert len({row.tobytes() for row in pack.observations}) == 3
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        actions = uniform(rng, pack)
+        together = np.array(pack.step(actions))
+        for run, environments in enumerate(alone):
+            np.testing.assert_array_equal(np.array(environments.step(actions[run : run + 1]))[:, 0], together[:, run])
+            np.testing.assert_array_equal(environments.observations[0], pack.observations[run])
+        over = np.flatnonzero(together[1:].any(axis=0))
+        if over.size:
+            pack.reset(over)
+            for run in over:
+                alone[run].reset()
+                np.testing.assert_array_equal(alone[run].observations[0], pack.observations[run])
+
+
+class Counter(gymnasium.Env):
+    """Observes (episode, step); the reward is the step. Odd episodes terminate after 3 steps."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+    wobble = False  # a reward-free draw from np_random in every step
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.episode = seed % 2
+        self.episode, self.steps = self.episode + 1, 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observation(), float(self.steps), self.episode % 2 == 1 and self.steps == 3, False, {}
+
+    def _observation(self):
+        return np.array([self.episode, self.steps + (self.np_random.random() if self.wobble else 0)], dtype=np.float64)
+
+
+class Wobbly(Counter):
+    wobble = True
+
+
+@pytest.fixture
+def registered():
+    """Counter with a time limit of 5 steps, and its sibling whose steps draw randomness."""
+    for name, env in (("TestCounter-v0", Counter), ("TestWobbly-v0", Wobbly)):
+        gymnasium.register(name, env, max_episode_steps=5, disable_env_checker=True)
+    yield
+    for name in ("TestCounter-v0", "TestWobbly-v0"):
+        del gymnasium.registry[name]
+
+
+def test_an_environment_that_draws_randomness_in_step_is_refused_by_name(registered) -> None:
+    original = Environments("TestWobbly-v0", "gymnasium", [3])
+    original.reset()
+    advance(original, np.random.default_rng(0), 13)
+    with pytest.raises(UserError, match=r"TestWobbly-v0 does not replay.*randomness in step"):
+        Environments("TestWobbly-v0", "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
+
+
+def test_collection_holds_every_real_transition_and_no_other(registered) -> None:
+    profile = Profile(horizon=13, minibatch_size=13, observation_filter="none")
+    runs = [RunConfig(profile=profile, env=Env("TestCounter-v0"), backend="gymnasium", seed=s) for s in range(4)]
+    pack = Pack([RunConfig(**{**vars(run), "env_steps": 39}) for run in runs])
+    pack.start()
+    first = pack.environments.observations[:, 0].astype(int).tolist()
+    assert set(first) == {1, 2}, "seeds were meant to start runs both in odd and in even episodes"
+    rollouts = []
+    for _ in range(3):
+        rollouts.append(collect(pack))
+        pack.iteration += 1
+
+    for run, episode in enumerate(first):
+        step, finished = 0, [[], [], []]
+        for t in range(39):
+            rollout, now = rollouts[t // 13], (run, t % 13)
+            np.testing.assert_array_equal(rollout.x[now], [episode, step])
+            np.testing.assert_array_equal(rollout.observations[now], [episode, step])
+            step += 1
+            np.testing.assert_array_equal(rollout.next_x[now], [episode, step])
+            assert rollout.rewards[now] == step
+            assert rollout.terminated[now] == (episode % 2 == 1 and step == 3)
+            assert rollout.truncated[now] == (step == 5)
+            if rollout.ended[now]:
+                finished[t // 13].append(Episode(t + 1, {3: 6.0, 5: 15.0}[step], step))
+                episode, step = episode + 1, 0
+        assert [rollout.episodes[run] for rollout in rollouts] == finished
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_unknown_task_is_refused_with_near_matches(backend: str) -> None:
+    with pytest.raises(UserError, match=r"no task Hoper-v4, did you mean Hopper-v4"):
+        Environments("Hoper-v4", backend, [0])
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"action_space": gymnasium.spaces.Discrete(2, start=1)}, "start at 1"),
+        ({"action_space": gymnasium.spaces.MultiDiscrete([2, 2])}, "only Discrete and vectors"),
+        ({"observation_space": gymnasium.spaces.Discrete(4)}, "only vectors of numbers"),
+    ],
+)
+def test_an_unsupported_space_is_refused_by_name(space: dict, words: str) -> None:
+    gymnasium.register("TestSpaces-v0", type("Spaces", (Counter,), space), disable_env_checker=True)
+    try:
+        with warnings.catch_warnings(), pytest.raises(UserError, match=rf"TestSpaces-v0: .*{words}"):
+            warnings.simplefilter("ignore")
+            Environments("TestSpaces-v0", "gymnasium", [0])
+    finally:
+        del gymnasium.registry["TestSpaces-v0"]

@@ -1,0 +1,98 @@
+"""A run is the same run alone and in any pack, bit for bit; and no member disturbs another."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import ROWS, small_run
+
+from ppo.config import RunConfig, UserError
+from ppo.pack import Pack
+from ppo.train import train
+
+SIZES = (1, 2, 3, 5, 8, 9, 17)
+ENVIRONMENTS = {"InvertedPendulum-v4": 1, "Reacher-v4": 2, "Hopper-v4": 3, "HalfCheetah-v4": 6, "CartPole-v1": 2}
+
+
+def traces(runs: list[RunConfig]) -> dict[RunConfig, str]:
+    """A digest of each run's episodes, diagnostics and final state."""
+    pack = Pack(runs)
+    digests = {run: hashlib.sha256() for run in pack.runs}
+    for iteration in train(pack):
+        for row, run in enumerate(pack.runs):
+            values = [float(iteration.metrics[name][row]) for name in sorted(iteration.metrics)]
+            digests[run].update(repr((iteration.episodes[row], values)).encode())
+    for row, run in enumerate(pack.runs):
+        digests[run].update(pack.flat[row].numpy().tobytes() + pack.adam.square[row].numpy().tobytes())
+        digests[run].update(repr(pack.filter.state_dict(row)).encode())
+    return {run: digest.hexdigest() for run, digest in digests.items()}
+
+
+def eleven_rows_by_three_seeds(env: str, **changes: object) -> list[RunConfig]:
+    return [small_run(seed, 2, env, algo=algo, **changes) for seed in range(3) for algo in ROWS]
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_a_run_is_the_same_run_in_packs_of_every_size(env: str) -> None:
+    runs = eleven_rows_by_three_seeds(env)
+    together = traces(runs)
+    assert len(set(together.values())) >= 27  # the three d_targ may still walk the same β
+    rng = np.random.default_rng(0)
+    for size in SIZES:
+        some = [runs[i] for i in rng.choice(33, size, replace=False)]
+        assert traces(some) == {run: together[run] for run in some}, f"pack of {size}"
+
+
+@pytest.mark.parametrize("base", ["paper_text", "ppo2_2018"])
+def test_every_profile_is_pack_equal(base: str) -> None:
+    runs = eleven_rows_by_three_seeds("Hopper-v4", base=base)
+    together = traces(runs)
+    for some in (runs[4:5], runs[:8]):
+        assert traces(some) == {run: together[run] for run in some}
+
+
+def test_the_full_horizon_is_pack_equal() -> None:
+    full = {"horizon": 2048, "epochs": 1}
+    runs = [small_run(seed, 1, "HalfCheetah-v4", profile=full) for seed in range(33)]
+    assert traces(runs[7:8]) == {runs[7]: traces(runs)[runs[7]]}
+
+
+def test_other_shapes_of_network_are_pack_equal() -> None:
+    other = {"shared_trunk": True, "activation": "relu", "hidden_sizes": (40, 24), "standardise": "minibatch"}
+    runs = eleven_rows_by_three_seeds("Hopper-v4", profile=other)
+    together = traces(runs)
+    for some in (runs[20:21], runs[5:10]):
+        assert traces(some) == {run: together[run] for run in some}
+
+
+@pytest.mark.parametrize("objective", ["random", "initial"])
+def test_policies_that_do_not_learn_are_pack_equal_and_keep_their_parameters(objective: str) -> None:
+    runs = [small_run(seed, 2, "Hopper-v4", algo=replace(ROWS[0], objective=objective)) for seed in range(5)]
+    assert traces(runs[3:4]) == {runs[3]: traces(runs)[runs[3]]}
+    pack = Pack(runs)
+    before = pack.flat.clone()
+    assert all(not iteration.metrics for iteration in train(pack))
+    assert (pack.flat == before).all()
+
+
+def test_a_member_that_diverges_leaves_its_mates_bytes_alone() -> None:
+    runs = [small_run(seed, 4, "Hopper-v4") for seed in range(4)]
+    wild = replace(runs[2], profile=replace(runs[2].profile, stepsize=1e37))
+    healthy = traces([runs[0], runs[1], runs[3]])
+    beside_it = traces([runs[0], runs[1], wild, runs[3]])
+    assert {run: beside_it[run] for run in healthy} == healthy
+    pack = Pack([runs[0], wild])
+    *_, last = train(pack)
+    assert list(last.alive) == [True, False]
+
+
+def test_a_pack_of_the_dead_stops() -> None:
+    run = small_run(0, 50, "Hopper-v4")
+    pack = Pack([replace(run, profile=replace(run.profile, stepsize=1e37))])
+    assert len(list(train(pack))) < 50
+
+
+def test_runs_of_different_shape_are_refused_one_pack() -> None:
+    with pytest.raises(UserError, match="cannot share a pack"):
+        Pack([small_run(0), small_run(1, profile={"horizon": 512})])

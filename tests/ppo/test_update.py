@@ -1,0 +1,279 @@
+"""A whole update against plain single-agent PyTorch: nn.Linear layers, torch.distributions, a loop for GAE."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, Normal, kl_divergence
+
+from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.pack import Pack
+from ppo.randomness import generator
+from ppo.rollout import collect
+from ppo.update import update
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
+
+
+class Agent(torch.nn.Module):
+    """One run's networks, copied from its row of a pack."""
+
+    def __init__(self, pack, row):
+        super().__init__()
+        views = pack.network.views(pack.flat.detach().clone())
+        trunks = ("trunk", "trunk") if pack.profile.shared_trunk else ("policy", "value")
+        depth = len(pack.profile.hidden_sizes)
+        columns = {"policy.head": pack.spaces.action_size, "value.head": 1}
+        layers = [f"{trunk}.{i}" for trunk in dict.fromkeys(trunks) for i in range(depth)]
+        self.layers, self.paths = torch.nn.ModuleDict(), {}
+        for name in [*layers, *columns]:
+            weight, bias = (views[f"{name}.{kind}"][row][:, : columns.get(name)] for kind in ("weight", "bias"))
+            layer = torch.nn.Linear(*weight.shape)
+            layer.load_state_dict({"weight": weight.T, "bias": bias[0]})
+            self.layers[name.replace(".", "_")] = layer
+        for head, trunk in zip(("policy", "value"), trunks, strict=True):
+            self.paths[head] = [f"{trunk}_{i}" for i in range(depth)]
+        self.log_std = None if pack.spaces.discrete else torch.nn.Parameter(views["log_std"][row][0].clone())
+        self.activation = ACTIVATIONS[pack.profile.activation]
+
+    def head(self, name, x):
+        for layer in self.paths[name]:
+            x = self.activation(self.layers[layer](x))
+        return self.layers[f"{name}_head"](x)
+
+    def value(self, x):
+        return self.head("value", x)[:, 0]
+
+    def policy(self, x):
+        output = self.head("policy", x)
+        return (
+            Categorical(logits=output) if self.log_std is None else Independent(Normal(output, self.log_std.exp()), 1)
+        )
+
+
+class TensorFlowAdam(torch.optim.Optimizer):
+    def __init__(self, parameters, lr, eps):
+        super().__init__(parameters, {"lr": lr, "eps": eps})
+
+    @torch.no_grad()
+    def step(self):
+        (group,) = self.param_groups
+        for p in group["params"]:
+            state = self.state[p]
+            if not state:
+                state.update(t=0, m=torch.zeros_like(p), v=torch.zeros_like(p))
+            state["t"] += 1
+            state["m"] = 0.9 * state["m"] + 0.1 * p.grad
+            state["v"] = 0.999 * state["v"] + 0.001 * p.grad**2
+            lr = group["lr"] * (1 - 0.999 ** state["t"]) ** 0.5 / (1 - 0.9 ** state["t"])
+            p -= lr * state["m"] / (state["v"].sqrt() + group["eps"])
+
+
+class Trainer:
+    """One run's agent, optimiser and β."""
+
+    def __init__(self, pack, row):
+        self.run, self.row, self.agent = pack.runs[row], row, Agent(pack, row)
+        self.profile, self.algo, self.beta = self.run.profile, self.run.algo, self.run.algo.beta
+        adam = torch.optim.Adam if self.profile.adam_epsilon_at == "corrected" else TensorFlowAdam
+        self.adam = adam(self.agent.parameters(), lr=self.profile.stepsize, eps=self.profile.adam_epsilon)
+
+    def rewards(self, rollout):
+        profile, raw = self.profile, rollout.rewards[self.row]
+        if not profile.scale_rewards:
+            return raw
+        scaled, returns, discounted = [], [], 0.0
+        for reward, end in zip(raw, rollout.ended[self.row], strict=True):
+            discounted = profile.gamma * discounted + reward
+            returns.append(discounted)
+            total = 1e-4 + len(returns)
+            variance = (1e-4 + np.square(returns).sum()) / total - (np.sum(returns) / total) ** 2
+            scaled.append(reward / np.sqrt(variance + 1e-8))
+            discounted = 0.0 if end else discounted
+        return np.clip(scaled, -profile.reward_clip, profile.reward_clip)
+
+    def advantages(self, rollout):
+        """(advantages, value targets, old values)."""
+        rewards, profile, algo = self.rewards(rollout), self.profile, self.algo
+        with torch.no_grad():
+            values = self.agent.value(torch.tensor(rollout.x[self.row])).double().numpy()
+            following = self.agent.value(torch.tensor(rollout.next_x[self.row])).double().numpy()
+        over = rollout.terminated[self.row] | rollout.truncated[self.row]
+        dead = over if profile.time_limit == "terminal" else rollout.terminated[self.row]
+        worth = np.where(dead, 0.0, following)
+        if algo.advantage == "gae":
+            advantages, running = np.zeros(len(rewards)), 0.0
+            for t in reversed(range(len(rewards))):
+                delta = rewards[t] + profile.gamma * worth[t] - values[t]
+                running = delta + (0.0 if over[t] else profile.gamma * algo.gae_lambda * running)
+                advantages[t] = running
+            return advantages, advantages + values, values
+
+        returns, last = np.zeros(len(rewards)), len(rewards) - 1
+        for t in range(len(rewards)):
+            for k in range(t, len(rewards)):
+                returns[t] += profile.gamma ** (k - t) * rewards[k]
+                if over[k] or k == last or k - t + 1 == algo.n_step:
+                    returns[t] += profile.gamma ** (k - t + 1) * worth[k]
+                    break
+        return returns - (values if algo.advantage == "n_step" else 0.0), returns, values
+
+    def observations(self, rollout):
+        if self.profile.observation_filter != "per_rollout":
+            return rollout.x[self.row]
+        seen, profile = rollout.observations[self.row], self.profile
+        total = profile.filter_prior + len(seen)
+        mean = seen.sum(axis=0) / total
+        variance = (profile.filter_prior + (seen**2).sum(axis=0)) / total - mean**2
+        return np.clip((seen - mean) / np.sqrt(variance), -profile.filter_clip, profile.filter_clip)
+
+    def update(self, rollout, iteration, alpha):
+        profile, algo, agent = self.profile, self.algo, self.agent
+        advantages, targets, values = self.advantages(rollout)
+        if profile.standardise == "rollout":
+            advantages = (advantages - np.mean(advantages)) / (np.std(advantages) + profile.standardise_epsilon)
+        x, actions = torch.tensor(self.observations(rollout)).float(), torch.tensor(rollout.actions[self.row])
+        advantages, targets, values = (torch.tensor(a).float() for a in (advantages, targets, values))
+        with torch.no_grad():
+            old_log_prob = agent.policy(x).log_prob(actions)
+        old = self.frozen_policy(x)
+        if profile.stepsize_schedule == "linear":
+            self.adam.param_groups[0]["lr"] = profile.stepsize * alpha
+        epsilon = algo.epsilon and algo.epsilon * (alpha if profile.epsilon_schedule == "linear" else 1)
+
+        steps = np.tile(np.arange(profile.horizon), (profile.epochs, 1))
+        orders = generator(self.run.seed, "minibatch", iteration).permuted(steps, axis=1)
+        for order in orders:
+            for i in np.split(order, profile.horizon // profile.minibatch_size):
+                advantage, policy = advantages[i], agent.policy(x[i])
+                if profile.standardise == "minibatch":
+                    mean, std = advantage.mean(), advantage.std(correction=0)
+                    advantage = (advantage - mean) / (std + profile.standardise_epsilon)
+                ratio = (policy.log_prob(actions[i]) - old_log_prob[i]).exp()
+                objective = ratio * advantage
+                if algo.objective == "clip":
+                    objective = torch.min(objective, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
+                if self.beta is not None:
+                    objective = objective - self.beta * kl_divergence(old(i), policy)
+                value = agent.value(x[i])
+                error = (value - targets[i]) ** 2
+                if profile.value_clip is not None:
+                    clipped = values[i] + (value - values[i]).clamp(-profile.value_clip, profile.value_clip)
+                    error = torch.max(error, (clipped - targets[i]) ** 2)
+                entropy = policy.entropy().mean()
+                loss = profile.value_coef * error.mean() - objective.mean() - profile.entropy_coef * entropy
+                self.adam.zero_grad()
+                loss.backward()
+                if profile.max_grad_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(agent.parameters(), profile.max_grad_norm)
+                self.adam.step()
+
+        if algo.objective == "kl_adaptive":
+            with torch.no_grad():
+                kl = kl_divergence(old(np.arange(profile.horizon)), agent.policy(x)).mean().item()
+            self.beta *= 0.5 if kl < algo.kl_target / 1.5 else 2.0 if kl > 1.5 * algo.kl_target else 1.0
+
+    def frozen_policy(self, x):
+        """Rows → π_θold at those steps."""
+        with torch.no_grad():
+            output = self.agent.head("policy", x)
+        if self.agent.log_std is None:
+            return lambda i: Categorical(logits=output[i])
+        std = self.agent.log_std.detach().exp()
+        return lambda i: Independent(Normal(output[i], std), 1)
+
+
+ALGOS = (
+    Algo(),
+    Algo("clip", epsilon=0.05, gae_lambda=0.9),
+    Algo("kl_fixed", beta=30.0, gae_lambda=0.8),
+    Algo("kl_adaptive", beta=1.0, kl_target=0.01),
+)
+BASE = {
+    "horizon": 64, "minibatch_size": 16, "epochs": 3, "stepsize": 1e-3, "gamma": 0.97, "hidden_sizes": (16, 16),
+    "init": "orthogonal", "log_std_init": -0.5, "value_coef": 0.5,
+}  # fmt: skip
+
+
+def pack_of(env_id, algos=ALGOS, iterations=1, **settings):
+    profile = Profile(**BASE | settings)
+    budget = {"env_steps": iterations * profile.horizon, "backend": "gymnasium"}
+    return Pack([RunConfig(algo, profile, Env(env_id), seed=seed, **budget) for seed, algo in enumerate(algos)])
+
+
+def assert_same_parameters(pack, trainer):
+    views = {name: view[trainer.row] for name, view in pack.network.views(pack.flat.detach()).items()}
+    expected = {} if trainer.agent.log_std is None else {"log_std": trainer.agent.log_std[None]}
+    for layer, module in trainer.agent.layers.items():
+        expected[f"{layer.replace('_', '.')}.weight"] = module.weight.T
+        expected[f"{layer.replace('_', '.')}.bias"] = module.bias[None]
+    assert expected.keys() == views.keys()
+    for name, parameter in expected.items():
+        used, unused = np.split(views[name].numpy(), [parameter.shape[1]], axis=1)
+        where = f"{trainer.algo.objective}, {name}"
+        np.testing.assert_allclose(used, parameter.detach().numpy(), rtol=0, atol=1e-5, err_msg=where)
+        assert (unused == 0).all(), where
+
+
+def train_both(pack, iterations=1):
+    """The last rollout, after updating the pack and its reference and comparing them."""
+    trainers = [Trainer(pack, row) for row in range(len(pack))]
+    start = pack.flat.detach().clone()
+    pack.start()
+    for iteration in range(iterations):
+        rollout = collect(pack)
+        update(pack, rollout)
+        pack.iteration += 1
+        for trainer in trainers:
+            trainer.update(rollout, iteration, alpha=1 - iteration / pack.iterations)
+            assert_same_parameters(pack, trainer)
+    assert ((pack.flat.detach() - start).abs().amax(dim=1) > 1e-3).all()
+    betas = [np.nan if trainer.beta is None else trainer.beta for trainer in trainers]
+    np.testing.assert_array_equal(pack.beta[:, 0], betas)
+    return rollout
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"value_clip": 0.2},
+        {"max_grad_norm": 0.5},
+        {"standardise": "minibatch", "standardise_epsilon": 1e-8},
+        {"standardise": "rollout", "standardise_epsilon": 0.1},
+        {"entropy_coef": 0.1},
+        {"shared_trunk": True, "activation": "relu", "max_grad_norm": 0.5},
+        {"activation": "elu", "init": "torch"},
+        {"adam_epsilon_at": "uncorrected", "adam_epsilon": 1e-5, "init": "normc"},
+        {"adam_epsilon_at": "corrected", "adam_epsilon": 1e-5, "init": "normc"},
+        {"observation_filter": "per_rollout", "filter_clip": 1.0, "filter_prior": 0.5},
+        {"observation_filter": "per_step", "scale_rewards": True, "reward_clip": 0.2},
+    ],
+    ids=lambda settings: ", ".join(f"{k}={v}" for k, v in settings.items()) or "plain",
+)
+def test_update_of_a_continuous_task_is_the_plain_one(settings):
+    train_both(pack_of("Pendulum-v1", **settings))
+
+
+@pytest.mark.parametrize("time_limit", ["terminal", "bootstrap"])
+def test_update_treats_time_limits_as_the_plain_one(time_limit):
+    rollout = train_both(pack_of("Pendulum-v1", horizon=256, minibatch_size=64, time_limit=time_limit))
+    assert rollout.truncated[:, 199].all() and not rollout.terminated.any()
+
+
+@pytest.mark.parametrize("settings", [{}, {"standardise": "minibatch", "entropy_coef": 0.05, "shared_trunk": True}])
+def test_update_of_a_discrete_task_is_the_plain_one(settings):
+    rollout = train_both(pack_of("CartPole-v1", **settings))
+    assert rollout.terminated.any(axis=1).all()
+
+
+@pytest.mark.parametrize("estimator", [{"advantage": "n_step", "n_step": 5}, {"advantage": "rewards_to_go"}])
+def test_update_with_another_advantage_is_the_plain_one(estimator):
+    rollout = train_both(pack_of("CartPole-v1", algos=[replace(algo, **estimator) for algo in ALGOS]))
+    assert rollout.terminated.any(axis=1).all()
+
+
+def test_later_updates_carry_adam_beta_and_schedules_as_the_plain_ones_do():
+    schedules = {"stepsize_schedule": "linear", "epsilon_schedule": "linear", "standardise": "rollout"}
+    train_both(pack_of("Pendulum-v1", iterations=3, **schedules), iterations=3)
