@@ -94,6 +94,8 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
         plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
+    if missing := [group for group in GROUPS if group not in plain]:
+        raise UserError(f"{' and '.join(missing)} cannot be left out; choose one, such as {missing[0]}=…")
     env_id = plain["env"]["id"]
     common = {
         "algo": build(Algo, plain["algo"], "algo."),
@@ -108,8 +110,18 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
     return [NamedRun(RunConfig(seed=seed, **common), names) for seed in seeds_of(cfg)]
 
 
-def check_choices(arguments: Sequence[str]) -> None:
-    """Refuse an unknown algo=, profile=, env= or tracking= with near matches, before Hydra composes anything."""
+def known_keys() -> list[str]:
+    """Every key that may stand on the command line."""
+    base = OmegaConf.load(CONF / "config.yaml")
+    settings = {"algo": Algo, "profile": Profile}
+    inner = [f"{group}.{f.name}" for group, cls in settings.items() for f in fields(cls)]
+    return [*(str(key) for key in base if key not in ("defaults", "hydra")), *GROUPS, *inner, "env.id", "env.version"]
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse, in one sentence and with near matches, what Hydra would refuse in several: unknown choices and keys."""
+    if "-m" in arguments or "--multirun" in arguments:
+        raise UserError("-m would train one run after another; seeds=[0,1,2] or num_seeds=3 train together as one pack")
     folders = [CONF]
     for position, argument in enumerate(arguments):
         if argument in ("--config-dir", "-cd") and position + 1 < len(arguments):
@@ -122,3 +134,5 @@ def check_choices(arguments: Sequence[str]) -> None:
         if group in GROUPS and "," not in choice and choice not in known:
             hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
             raise UserError(f"{argument}: there is no such {group}{hint}")
+        if "=" in argument and group[0].isalpha() and not group.startswith("hydra") and group not in known_keys():
+            raise UserError(f"{argument}: {group} is not a setting{near_matches(group, known_keys())}")

@@ -62,12 +62,15 @@ def code_id() -> str:
 def meaning(source: str) -> str:
     """Python source reduced to what it does: no comments, no layout, no bare strings."""
 
-    class WithoutStrings(ast.NodeTransformer):
-        def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-            bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-            return ast.Pass() if bare else node
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [line for line in node.body if not is_bare_string(line)] or [ast.Pass()]
+    return ast.unparse(tree)
 
-    return ast.unparse(ast.fix_missing_locations(WithoutStrings().visit(ast.parse(source))))
+
+def is_bare_string(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def package_version(package: str) -> str | None:

@@ -31,7 +31,7 @@ def provenance(device: str) -> dict[str, Any]:
         "system": platform.platform(),
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 

@@ -93,6 +93,7 @@ def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: floa
     """
     tune_allocator()
     torch.set_num_threads(1)  # packs run side by side, one core each
+    Pack([runs[0].config])  # what cannot run here is refused before anything is written
     outcome = Outcome()
     todo: list[Record] = []
     with explained(records):

@@ -10,24 +10,23 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.compose import check_choices, fitted, runs_of
+from experiments.compose import check_arguments, fitted, runs_of
 from experiments.progress import Progress
 from experiments.runner import Interrupted, train_runs
-from ppo.config import UserError
+from ppo.config import UserError, positive
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        stop("-m would train one run after another; seeds=[0,1,2] or num_seeds=3 train together as one pack")
     try:
         runs = runs_of(cfg, HydraConfig.get().runtime.choices)
         seconds = fitted("checkpoint_seconds", cfg.checkpoint_seconds, float)
+        positive("checkpoint_seconds", seconds, zero=True)
+        records = Path(fitted("records", cfg.records, str))
         with Progress() as progress:
-            outcome = train_runs(runs, Path(cfg.records), seconds, progress)
+            outcome = train_runs(runs, records, seconds, progress)
     except UserError as error:
         stop(str(error))
     except Interrupted as interrupted:
@@ -37,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     if outcome.already:
         print(f"{len(outcome.already)} of {len(runs)} runs were finished before; nothing to do for them")
     if outcome.done or outcome.already:
-        print(f"records in {cfg.records}/runs; picture: python -m analysis.plot {cfg.records}")
+        print(f"records in {records}/runs; picture: python -m analysis.plot {records}")
     if outcome.elsewhere:
         leave(1)
 
@@ -57,7 +56,7 @@ def leave(code: int) -> None:
 
 if __name__ == "__main__":
     try:
-        check_choices(sys.argv[1:])
+        check_arguments(sys.argv[1:])
     except UserError as error:
         stop(str(error))
     main()

@@ -124,8 +124,10 @@ class Profile:
             positive(f"profile.{name}", getattr(self, name))
         for name in ("filter_prior", "max_grad_norm", "adam_epsilon"):
             positive(f"profile.{name}", getattr(self, name))
-        for name in ("filter_floor", "filter_epsilon", "standardise_epsilon", "value_coef"):
+        for name in ("filter_floor", "filter_epsilon", "standardise_epsilon", "value_coef", "entropy_coef"):
             positive(f"profile.{name}", getattr(self, name), zero=True)
+        for name in ("hidden_gain", "policy_gain", "value_gain", "log_std_init"):
+            finite(f"profile.{name}", getattr(self, name))
         within_one("profile.gamma", self.gamma)
         if not self.hidden_sizes or any(size < 2 for size in self.hidden_sizes):
             raise UserError(f"profile.hidden_sizes={list(self.hidden_sizes)}: give at least one layer of 2 units")
@@ -162,8 +164,8 @@ class RunConfig:
         choose("backend", self.backend, ("envpool", "gymnasium"))
         choose("numerics", self.numerics, ("exact", "fast"))
         choose("device", self.device, ("cpu", "cuda"))
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} is negative; seeds are whole numbers from 0")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed} is not a seed; seeds are whole numbers from 0 to 2^63 - 1")
         if self.env_steps < self.profile.horizon:
             raise UserError(
                 f"env_steps={self.env_steps} is less than one iteration (profile.horizon={self.profile.horizon}); "
@@ -180,11 +182,15 @@ def choose(name: str, value: Any, choices: Any) -> None:
         raise UserError(f"{name}={value} is unknown; choose one of {', '.join(choices)}")
 
 
+def finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"{name}={value} is not a finite number; null switches a setting off")
+
+
 def positive(name: str, value: float | None, zero: bool = False) -> None:
     if value is None:
         return
-    if not math.isfinite(value):
-        raise UserError(f"{name}={value} is not a finite number; null switches a setting off")
+    finite(name, value)
     if value < 0 or (value == 0 and not zero):
         raise UserError(f"{name}={value} must be {'at least' if zero else 'above'} 0")
 

@@ -70,9 +70,11 @@ class EnvPool:
         if env_id not in envpool.list_all_envs():
             near = near_matches(env_id, envpool.list_all_envs())
             raise UserError(f"EnvPool has no task {env_id}{near}; backend=gymnasium runs any registered task")
-        # num_threads=1: one core per pack; without it EnvPool starts a thread per core.
-        self.envs = envpool.make(env_id, "gymnasium", num_envs=len(seeds), seed=list(seeds), num_threads=1)
-        self.spaces = Spaces.of(env_id, self.envs.observation_space, self.envs.action_space)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*precision lowered.*")  # of a space's bounds, used by nothing
+            # num_threads=1: one core per pack; without it EnvPool starts a thread per core.
+            self.envs = envpool.make(env_id, "gymnasium", num_envs=len(seeds), seed=list(seeds), num_threads=1)
+            self.spaces = Spaces.of(env_id, self.envs.observation_space, self.envs.action_space)
 
     def reset(self, ids: np.ndarray) -> np.ndarray:
         observations, _ = self.envs.reset(ids)

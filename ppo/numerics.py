@@ -1,8 +1,7 @@
 """`numerics`: exact or fast, a setting of the run, never detected.
 
-exact runs eagerly, and a run gives the same bytes alone and in any pack. fast compiles the hot functions: the same
-mathematics in another order of rounding, so it promises equality only for the same pack on the same machine and
-software.
+exact runs eagerly, and a run gives the same bytes alone and in any pack. fast compiles the update: the same mathematics
+rounded otherwise, so it promises equality only for the same pack on the same machine and software.
 """
 
 import os
@@ -43,5 +42,5 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """tanh(x), written for Inductor, whose own is five times slower than this one."""
+    """tanh(x). Compiled, a form that Inductor runs five times faster than its own, to an absolute error of 1e-7."""
     return 2 * torch.sigmoid(2 * x) - 1 if torch.compiler.is_compiling() else torch.tanh(x)

@@ -29,7 +29,7 @@ def kl_penalty(ratio: Tensor, advantage: Tensor, kl: Tensor, beta: Tensor) -> Te
 
 
 def adapt_beta(beta: np.ndarray, kl: np.ndarray, kl_target: np.ndarray) -> np.ndarray:
-    """The next update's β, (R,) float64: halved below d_targ/1.5, doubled above 1.5·d_targ (section 4).
+    """The next update's β, any shape, float64: halved below d_targ/1.5, doubled above 1.5·d_targ (section 4).
 
     `kl` is d, the mean over the rollout of KL[π_θold, π_θ] after the last epoch.
     """

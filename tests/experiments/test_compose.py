@@ -12,7 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from experiments import identity
-from experiments.compose import CONF, NamedRun, check_choices, runs_of
+from experiments.compose import CONF, NamedRun, check_arguments, runs_of
 from ppo.config import Algo, Env, Profile, RunConfig, UserError
 
 PROFILES, ALGOS, ENVS = (
@@ -136,7 +136,7 @@ def test_an_unknown_setting_is_refused_with_near_matches(override: str, words: s
 )
 def test_an_unknown_choice_of_a_group_is_refused_with_near_matches(argument: str, words: str) -> None:
     with pytest.raises(UserError, match=r"there is no such") as refused:
-        check_choices(["seed=1", argument])
+        check_arguments(["seed=1", argument])
     assert argument in str(refused.value)
     assert words in str(refused.value)
 
@@ -144,11 +144,11 @@ def test_an_unknown_choice_of_a_group_is_refused_with_near_matches(argument: str
 def test_known_choices_pass_also_from_a_folder_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "algo").mkdir()
     (tmp_path / "algo" / "mine.yaml").write_text("objective: clip\n")
-    check_choices(["env=hopper", "algo=clip", "seed=3", "algo.epsilon=0.1", "--cfg", "job"])
-    check_choices([f"--config-dir={tmp_path}", "algo=mine"])
-    check_choices(["--config-dir", str(tmp_path), "algo=mine"])
+    check_arguments(["env=hopper", "algo=clip", "seed=3", "algo.epsilon=0.1", "--cfg", "job"])
+    check_arguments([f"--config-dir={tmp_path}", "algo=mine"])
+    check_arguments(["--config-dir", str(tmp_path), "algo=mine"])
     with pytest.raises(UserError):
-        check_choices(["algo=mine"])
+        check_arguments(["algo=mine"])
 
 
 def test_the_version_is_part_of_the_tasks_name_and_of_the_id() -> None:

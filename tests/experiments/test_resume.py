@@ -1,12 +1,12 @@
 """Killed at any moment and started again, a run's record is the one it would have left undisturbed, byte for byte."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from conftest import ROOT, ROWS, Killed, named, promised, small_run, train
 
 from experiments import checkpoint
 from experiments.record import Attempt, Record
+from experiments.runner import Interrupted, Watcher, train_runs
 from ppo.config import RunConfig
 
 
@@ -142,68 +143,96 @@ def train_until_checkpoint(runs: list[RunConfig], records: Path, count: int) -> 
         train(runs, records)
 
 
-COMMAND = [
-    *(sys.executable, "-m", "experiments.train", "env=reacher", "seeds=[3,4]", "env_steps=24_576"),
-    *("profile.horizon=512", "profile.epochs=4", "algo=kl_adaptive"),
-]
-"""About four seconds of training in 48 iterations."""
+LONG = {"horizon": 256, "epochs": 2}
 
 
-def launch(records: Path, *more: str) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*COMMAND, f"records={records}", *more], cwd=ROOT, **pipes)  # type: ignore[call-overload]
+def long_runs(base: str) -> list[RunConfig]:
+    """About three seconds of training in 40 iterations; Reacher resets five times in each."""
+    return [small_run(seed, 40, "Reacher-v4", algo=ROWS[5], base=base, profile=LONG) for seed in (3, 4)]
 
 
-def files(records: Path) -> dict[str, bytes]:
-    """The promised files of all finished runs, whatever attempt wrote them."""
-    out = {}
-    for done in sorted(records.glob("runs/*/*/done.json")):
-        attempt = json.loads(done.read_text())["attempt"]
-        for name in ("episodes.csv", "iterations.csv"):
-            out[f"{done.parent.name}/{name}"] = (done.parent / f"attempt-{attempt}" / name).read_bytes()
-    return out
+def forked(runs: list[RunConfig], records: Path, checkpoint_seconds: float) -> int:
+    """Train in a process of its own, whose exit code is that of `experiments.train`; returns its pid."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            train_runs(named(runs), records, checkpoint_seconds, Watcher())
+            code = 0
+        except Interrupted as interrupted:
+            code = 128 + interrupted.signum
+        finally:
+            os._exit(code)
+    return pid
 
 
-def kills_until_finished(records: Path, kills: int, rng: np.random.Generator, *more: str) -> int:
-    """kill -9 at random moments, then let it finish; returns how many kills found it training."""
-    found = 0
-    for _ in range(kills):
-        process = launch(records, *more)
-        assert process.stdout is not None
-        process.stdout.readline()  # the pack is there
-        time.sleep(rng.uniform(0.0, 1.5))
-        found += process.poll() is None
-        process.kill()
-        process.communicate()
-    output, _ = launch(records, *more).communicate()
-    assert len(files(records)) == 4, output
-    return found
+def exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize(
-    ("base", "seconds", "kills"), [("ppo1_2017_08", 0, 4), ("paper_text", 0.3, 3), ("ppo2_2018", 0.1, 3)]
-)
-def test_kill_9_of_a_real_process_at_random_moments_changes_no_byte(
-    base: str, seconds: float, kills: int, tmp_path: Path
-) -> None:
-    rng = np.random.default_rng(len(base))
-    assert kills_until_finished(tmp_path / "killed", kills, rng, f"profile={base}", f"checkpoint_seconds={seconds}") > 0
-    launch(tmp_path / "undisturbed", f"profile={base}", "checkpoint_seconds=1000").communicate()
-    assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
+@pytest.mark.parametrize("base", ["ppo1_2017_08", "paper_text", "ppo2_2018"])
+def test_kill_9_at_ten_random_moments_changes_no_byte(base: str, undisturbed: Any, tmp_path: Path) -> None:
+    runs, rng = long_runs(base), np.random.default_rng(len(base))
+    began = time.monotonic()
+    expected = undisturbed(runs)
+    whole = time.monotonic() - began
+    for _ in range(10):
+        pid = forked(runs, tmp_path, checkpoint_seconds=rng.choice([0.0, 0.1, 0.5]))
+        time.sleep(rng.uniform(0, whole / 4))
+        os.kill(pid, signal.SIGKILL)
+        assert exit_code(pid) in (-signal.SIGKILL, 0)
+    attempts = Record(tmp_path, *named(runs[:1])).attempts()
+    assert len(attempts) > 3, "too few kills fell into the training to show anything"
+    assert exit_code(forked(runs, tmp_path, 1.0)) == 0
+    assert promised(runs, tmp_path) == expected
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_writes_a_checkpoint_and_says_so(name: str, tmp_path: Path) -> None:
-    signum = signal.Signals[name]
-    process = launch(tmp_path, "checkpoint_seconds=1000")
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(1.0)
-    os.kill(process.pid, signum)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 128 + signum, output
-    assert f"interrupted by {name}: checkpoint written" in output
-    assert len(list(tmp_path.rglob("checkpoint-*.pt"))) == 2, "one boundary of each run"
-    output, _ = launch(tmp_path).communicate()
-    assert "from env step" in output
-    assert len(files(tmp_path)) == 4
+def test_a_signal_writes_the_last_boundary_at_once(name: str, undisturbed: Any, tmp_path: Path) -> None:
+    runs = long_runs("ppo1_2017_08")
+    folders = [Record(tmp_path, run).attempt_folder(1) for run in named(runs)]
+    pid = forked(runs, tmp_path, checkpoint_seconds=1000)
+    wait_until(lambda: all((f / "iterations.csv").exists() and iterations_written(f) >= 3 for f in folders))
+    os.kill(pid, signal.Signals[name])
+    assert exit_code(pid) == 128 + signal.Signals[name]
+    written = [checkpoint.iterations_in(folder) for folder in folders]
+    assert written == [[iterations_written(folder)] for folder in folders]
+    train(runs, tmp_path)
+    assert promised(runs, tmp_path) == undisturbed(runs)
+
+
+def iterations_written(folder: Path) -> int:
+    return (folder / "iterations.csv").read_text().count("\n") - 1
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_the_command_killed_and_given_again_goes_on(tmp_path: Path) -> None:
+    small = ["env=reacher", "env_steps=40_960", "profile.horizon=512", "checkpoint_seconds=0", f"records={tmp_path}"]
+    command = [sys.executable, "-m", "experiments.train", *small]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_until(lambda: len(list(tmp_path.rglob("checkpoint-*.pt"))) == 2)
+    process.kill()
+    process.wait()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and "from env step" in process.stdout.readline()
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors == "interrupted by SIGTERM: checkpoint written; the same command goes on from there\n"
+
+
+def test_a_run_that_someone_trains_is_left_alone(undisturbed: Any, tmp_path: Path) -> None:
+    runs = long_runs("ppo1_2017_08")
+    pid = forked(runs, tmp_path, checkpoint_seconds=0)
+    wait_until(lambda: len(list(tmp_path.rglob("checkpoint-*.pt"))) >= 2)
+    said: list[str] = []
+    assert not train(runs, tmp_path, said=said).done
+    assert len([line for line in said if f"is being trained by process {pid}" in line]) == len(runs)
+    assert exit_code(pid) == 0
+    assert promised(runs, tmp_path) == undisturbed(runs)
