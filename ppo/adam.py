@@ -1,4 +1,4 @@
-"""Adam (arXiv:1412.6980) over a pack: one row per run, a stepsize per run, no allocation in a step."""
+"""Adam (arXiv:1412.6980) over a pack: one row per run, a stepsize per run, in place."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ BETA2 = 0.999  # decay of the mean squared gradient per step (same)
 
 
 class Adam:
-    """Moves `flat` (R, P) by `gradient` (R, P).
+    """Moves `flat` (R, P) by a gradient (R, P).
 
     With a = stepsize·√(1−β2^t)/(1−β1^t): θ ← θ − a·m/(√v + ε) is ppo1's and TensorFlow's update (`uncorrected`), and
     θ ← θ − a·m/(√v + ε·√(1−β2^t)) is the article's (`corrected`, ε beside √v̂).
@@ -22,7 +22,6 @@ class Adam:
 
     def __init__(self, flat: Tensor, profile: Profile):
         self.flat = flat
-        self.gradient = torch.zeros_like(flat)
         self.mean = torch.zeros_like(flat)
         self.square = torch.zeros_like(flat)
         self.scratch = torch.zeros_like(flat)
@@ -39,13 +38,13 @@ class Adam:
         return torch.tensor(bias2 / (1 - BETA1**self.steps)), torch.tensor(epsilon)
 
     @torch.no_grad()
-    def move(self, rate: Tensor, epsilon: Tensor) -> None:
-        """rate: a, (R, 1). Clips the gradient's norm run by run, where the profile says so."""
+    def move(self, gradient: Tensor, rate: Tensor, epsilon: Tensor) -> None:
+        """gradient: (R, P), clipped here by its norm, run by run, where the profile says so; rate: a, (R, 1)."""
         if self.max_grad_norm is not None:
-            norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
-            self.gradient.mul_(self.max_grad_norm / torch.clamp(norm, min=self.max_grad_norm))
-        self.mean.lerp_(self.gradient, 1 - BETA1)
-        self.square.mul_(BETA2).addcmul_(self.gradient, self.gradient, value=1 - BETA2)
+            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            gradient = gradient * (self.max_grad_norm / torch.clamp(norm, min=self.max_grad_norm))
+        self.mean.lerp_(gradient, 1 - BETA1)
+        self.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         torch.sqrt(self.square, out=self.scratch)
         self.scratch.add_(epsilon)
         torch.div(self.mean, self.scratch, out=self.scratch)

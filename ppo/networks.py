@@ -5,7 +5,8 @@ works on one tensor and the pack's layers are single batched products.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +16,18 @@ from ppo.config import Profile
 from ppo.numerics import tanh
 
 ALIGNMENT = 16  # floats: each weight starts on a cache line, so a run's products do not depend on its place in the pack
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": tanh,
-    "relu": torch.relu,
-    "elu": torch.nn.functional.elu,
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+TORCH: dict[str, Callable[[Tensor], Tensor]] = {"tanh": tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
+NUMPY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
 }
 
 
 class Network:
-    """Shapes of one agent's parameters and its forward pass.
+    """Shapes of one agent's parameters and its forward pass, for torch tensors (learning) and NumPy arrays (acting).
 
     `observation_size` D, `output_size` A (action dimensions, or logits), hidden layers from the profile.
     Heads are at least two columns wide, the unused one sliced off and never moved: for a single column and a single run
@@ -32,7 +36,7 @@ class Network:
 
     def __init__(self, observation_size: int, output_size: int, gaussian: bool, profile: Profile):
         self.output_size = output_size
-        self.activation = ACTIVATIONS[profile.activation]
+        self.activation = profile.activation
         self.trunks = ("trunk", "trunk") if profile.shared_trunk else ("policy", "value")
         self.layers = len(profile.hidden_sizes)
         sizes = (observation_size, *profile.hidden_sizes)
@@ -61,7 +65,15 @@ class Network:
             for name, shape in self.shapes.items()
         }
 
-    def policy(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def flatten(self, views: Iterable[Tensor]) -> Tensor:
+        """The inverse of `views`: tensors in the order of `shapes` into one (R, P), zeros between."""
+        pieces = []
+        for view, shape in zip(views, self.shapes.values(), strict=True):
+            gap = -math.prod(shape) % ALIGNMENT
+            pieces += [view.flatten(1), *([view.new_zeros(len(view), gap)] if gap else [])]
+        return torch.cat(pieces, dim=1)
+
+    def policy(self, parameters: Mapping[str, Array], x: Array) -> Array:
         """x: (R, B, D) → (R, B, A)."""
         return self._head(parameters, "policy", self._hidden(parameters, self.trunks[0], x))[..., : self.output_size]
 
@@ -76,18 +88,19 @@ class Network:
         policy = self._head(parameters, "policy", hidden)[..., : self.output_size]
         return policy, self._head(parameters, "value", other)[..., 0]
 
-    def _hidden(self, parameters: Mapping[str, Tensor], trunk: str, x: Tensor) -> Tensor:
+    def _hidden(self, parameters: Mapping[str, Array], trunk: str, x: Array) -> Array:
+        activation: Any = (TORCH if isinstance(x, Tensor) else NUMPY)[self.activation]
         for layer in range(self.layers):
-            x = self.activation(linear(x, parameters[f"{trunk}.{layer}.weight"], parameters[f"{trunk}.{layer}.bias"]))
+            x = activation(linear(x, parameters[f"{trunk}.{layer}.weight"], parameters[f"{trunk}.{layer}.bias"]))
         return x
 
-    def _head(self, parameters: Mapping[str, Tensor], head: str, x: Tensor) -> Tensor:
+    def _head(self, parameters: Mapping[str, Array], head: str, x: Array) -> Array:
         return linear(x, parameters[f"{head}.head.weight"], parameters[f"{head}.head.bias"])
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Array, weight: Array, bias: Array) -> Array:
     """x (R, B, in), weight (R, in, out), bias (R, 1, out) → (R, B, out)."""
-    return torch.baddbmm(bias, x, weight)
+    return torch.baddbmm(bias, x, weight) if isinstance(x, Tensor) else x @ weight + bias
 
 
 def initialise(network: Network, profile: Profile, rng: np.random.Generator) -> np.ndarray:

@@ -50,7 +50,7 @@ class Pack:
         self.flat = torch.from_numpy(np.stack(start)).to(self.device)
         self.adam = Adam(self.flat, self.profile)
         self.parameters = self.network.views(self.flat)
-        self.gradients = self.network.views(self.adam.gradient)
+        self.leaves = {name: view.detach().requires_grad_() for name, view in self.parameters.items()}
 
         self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
         self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))

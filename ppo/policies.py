@@ -1,11 +1,11 @@
 """Action distributions: diagonal Gaussian and categorical.
 
-Parameters carry any leading axes, (..., A); `log_prob`, `entropy` and `kl` reduce the last one. `sample` takes its
-noise from outside, so a policy holds no randomness.
+Parameters carry any leading axes, (..., A); `log_prob`, `entropy` and `kl` reduce the last one. Acting takes its
+noise from outside, so a policy holds no randomness; it happens in NumPy, beside the environments, whatever the device.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +39,6 @@ class Gaussian:
         log_ratio = self.log_std - new.log_std
         return 0.5 * (torch.expm1(2 * log_ratio) + difference * difference - 2 * log_ratio).sum(-1)
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """noise: (..., A), standard normal."""
-        return self.mean + torch.exp(self.log_std) * noise
-
     def map(self, f: Callable[[Tensor], Tensor]) -> "Gaussian":
         """The distribution with f applied to its parameters."""
         return Gaussian(f(self.mean), f(self.log_std))
@@ -52,7 +48,18 @@ class Gaussian:
 
     @staticmethod
     def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:
+        """Standard normal, (T, A)."""
         return rng.standard_normal((horizon, size), dtype=np.float32)
+
+    @staticmethod
+    def perturbation(parameters: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
+        """What the noise of a rollout, (R, T, A), adds to its means."""
+        return np.exp(parameters["log_std"]) * noise
+
+    @staticmethod
+    def act(policy: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
+        """a_t ~ π_θ(·|s_t): the network's output and one step's perturbation, (R, A) each → (R, A)."""
+        return policy + perturbation
 
 
 @dataclass
@@ -76,10 +83,6 @@ class Categorical:
         assert isinstance(new, Categorical)
         return (self.log_probs.exp() * (self.log_probs - new.log_probs)).sum(-1)
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """noise: (..., A), standard Gumbel (the Gumbel-max trick)."""
-        return (self.logits + noise).argmax(-1)
-
     def map(self, f: Callable[[Tensor], Tensor]) -> "Categorical":
         """The distribution with f applied to its parameters."""
         return Categorical(f(self.logits))
@@ -89,7 +92,17 @@ class Categorical:
 
     @staticmethod
     def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:
+        """Standard Gumbel, (T, A)."""
         return rng.gumbel(size=(horizon, size)).astype(np.float32)
+
+    @staticmethod
+    def perturbation(_parameters: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
+        return noise
+
+    @staticmethod
+    def act(policy: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
+        """a_t ~ π_θ(·|s_t) by the Gumbel-max trick: (R, A) each → (R,)."""
+        return (policy + perturbation).argmax(-1)
 
 
 Distribution = Gaussian | Categorical

@@ -5,7 +5,6 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ppo.pack import Pack
 from ppo.randomness import generator
@@ -52,14 +51,14 @@ def action_draws(pack: Pack) -> np.ndarray:
     return np.stack(draws)
 
 
-@torch.inference_mode()
 def collect(pack: Pack) -> Rollout:
     """One rollout; also marks members whose actions or rewards are no longer finite as not alive."""
     runs, horizon, spaces, environments = len(pack), pack.profile.horizon, pack.spaces, pack.environments
     uniform = pack.algo.objective == "random"
     clip = pack.profile.clip_actions and not spaces.discrete
     draws = action_draws(pack)
-    noise = None if uniform else pack.tensor(draws)
+    parameters = {name: values.cpu().numpy() for name, values in pack.parameters.items()}
+    perturbation = draws if uniform else pack.distribution_class.perturbation(parameters, draws)
 
     shape = (runs, horizon, spaces.observation_size)
     rollout = Rollout(
@@ -78,13 +77,11 @@ def collect(pack: Pack) -> Rollout:
     for t in range(horizon):
         rollout.observations[:, t] = environments.observations
         rollout.x[:, t] = x
-        if noise is None:
+        if uniform:
             actions = draws[:, t]
         else:
-            inputs = torch.from_numpy(x).to(pack.device).unsqueeze(1)
-            policy = pack.network.policy(pack.parameters, inputs)
-            distribution = pack.distribution(pack.parameters, policy)
-            actions = distribution.sample(noise[:, t : t + 1]).squeeze(1).cpu().numpy()
+            policy = pack.network.policy(parameters, x[:, None])[:, 0]
+            actions = pack.distribution_class.act(policy, perturbation[:, t])
         rollout.actions[:, t] = actions
         if not spaces.discrete:
             actions = actions.astype(np.float64)

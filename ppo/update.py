@@ -119,15 +119,12 @@ def minibatch_step(pack: Pack, batch: Batch, c: Coefficients, rate: Tensor, epsi
     """One Adam step of every run, in place. The sum over runs asks for all gradients at once: a run's parameters meet
     its own loss alone."""
     # Compiled code must make its own views: handed tensors that share memory, it copies them all.
-    own = torch.compiler.is_compiling()
-    views = pack.network.views(pack.flat) if own else pack.parameters
-    places = pack.network.views(pack.adam.gradient) if own else pack.gradients
-    parameters = {name: value.detach().requires_grad_() for name, value in views.items()}
-    total = loss(pack, parameters, batch, c)["loss"].sum()
-    gradients = torch.autograd.grad(total, list(parameters.values()))
-    for place, gradient in zip(places.values(), gradients, strict=True):
-        place.copy_(gradient)
-    pack.adam.move(rate, epsilon)
+    leaves = pack.leaves
+    if torch.compiler.is_compiling():
+        leaves = {name: view.detach().requires_grad_() for name, view in pack.network.views(pack.flat).items()}
+    total = loss(pack, leaves, batch, c)["loss"].sum()
+    gradients = torch.autograd.grad(total, list(leaves.values()))
+    pack.adam.move(pack.network.flatten(gradients), rate, epsilon)
 
 
 def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:

@@ -96,23 +96,23 @@ def test_kl_and_its_gradient_vanish_at_equal_policies():
             torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-15)
 
 
-def test_gaussian_samples_are_the_shifted_and_scaled_noise():
-    noise = torch.tensor([[1.0, -2.0], [0.0, 0.5]], dtype=torch.float64)
-    sample = Gaussian(torch.tensor([1.0, 2.0]), torch.log(torch.tensor([0.5, 3.0]))).sample(noise)
-    torch.testing.assert_close(sample, torch.tensor([[1.5, -4.0], [1.0, 3.5]], dtype=torch.float64))
+def test_gaussian_actions_are_the_mean_plus_the_scaled_noise():
+    noise = np.array([[1.0, -2.0], [0.0, 0.5]])
+    perturbation = Gaussian.perturbation({"log_std": np.log([0.5, 3.0])}, noise)
+    np.testing.assert_allclose(Gaussian.act(np.array([1.0, 2.0]), perturbation), [[1.5, -4.0], [1.0, 3.5]])
 
 
-def test_gaussian_samples_have_the_mean_and_std_of_the_policy():
+def test_gaussian_actions_have_the_mean_and_std_of_the_policy():
     noise = Gaussian.noise(np.random.default_rng(3), SAMPLES, 2)
-    samples = gaussian().sample(torch.from_numpy(noise)).numpy()
-    within_three_sigma(samples, MEAN)
-    within_three_sigma(np.square(samples - MEAN), np.exp(2 * LOG_STD))
-    within_three_sigma(np.prod(samples - MEAN, axis=1), 0)
+    actions = Gaussian.act(np.asarray(MEAN), Gaussian.perturbation({"log_std": np.asarray(LOG_STD)}, noise))
+    within_three_sigma(actions, MEAN)
+    within_three_sigma(np.square(actions - MEAN), np.exp(2 * np.asarray(LOG_STD)))
+    within_three_sigma(np.prod(actions - MEAN, axis=1), 0)
 
 
-def test_categorical_samples_have_the_frequencies_of_the_policy():
+def test_categorical_actions_have_the_frequencies_of_the_policy():
     noise = Categorical.noise(np.random.default_rng(3), SAMPLES, 4)
-    samples = categorical().sample(torch.from_numpy(noise)).numpy()
+    samples = Categorical.act(np.asarray(LOGITS), Categorical.perturbation({}, noise))
     counts = np.bincount(samples, minlength=4)
     # All four frequencies in one test at the level of 3σ; four tests would fail four times as often.
     assert stats.chisquare(counts, SAMPLES * softmax(LOGITS)).pvalue > 2 * stats.norm.sf(3)
