@@ -94,7 +94,7 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
         plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
-    if missing := [group for group in GROUPS if group not in plain]:
+    if missing := [group for group in ("algo", "profile", "env") if group not in plain]:
         raise UserError(f"{' and '.join(missing)} cannot be left out; choose one, such as {missing[0]}=…")
     env_id = plain["env"]["id"]
     common = {

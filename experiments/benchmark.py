@@ -1,0 +1,197 @@
+"""Speed and memory, as ratios within one run.
+
+python -m experiments.benchmark [json=true] [rounds=1]
+
+Stable-Baselines3, one run, a pack and the bare environments take turns on one core, each in a process of its own, with
+the same task and the settings of Table 3. Nothing here is a test: machines are shared and noisy.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import hydra
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from experiments.compose import NamedRun, runs_of
+from experiments.runner import Watcher, train_runs
+from experiments.train import stop
+from ppo.config import Algo, RunConfig, UserError
+from ppo.environments import Environments
+from ppo.pack import Pack
+from ppo.train import Iteration
+
+TABLE_1 = (
+    Algo("unconstrained"),
+    *(Algo("clip", epsilon=epsilon) for epsilon in (0.1, 0.2, 0.3)),
+    *(Algo("kl_adaptive", beta=1.0, kl_target=target) for target in (0.003, 0.01, 0.03)),
+    *(Algo("kl_fixed", beta=beta) for beta in (0.3, 1.0, 3.0, 10.0)),
+)
+
+Figures = dict[str, float]
+
+
+class Enough(Exception):
+    """The measured iterations are over."""
+
+
+def suite(runs: Sequence[NamedRun], iterations: int) -> Figures:
+    """env steps/s of `train_runs`, records included; the first iteration warms up and does not count."""
+    boundaries: list[float] = []
+    spent: list[dict[str, float]] = []
+
+    def moved(_pack: Pack, iteration: Iteration) -> None:
+        boundaries.append(time.perf_counter())
+        spent.append(iteration.seconds)
+        if len(boundaries) > iterations:
+            raise Enough
+
+    with tempfile.TemporaryDirectory() as records:
+        try:
+            train_runs(runs, Path(records), 60.0, Watcher(moved=moved))
+        except Enough:
+            pass
+    wall = boundaries[-1] - boundaries[0]
+    parts = {name: sum(seconds[name] for seconds in spent[1:]) / wall for name in spent[0]}
+    steps = iterations * runs[0].config.profile.horizon * len(runs)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"rate": steps / wall, "peak_mb": memory, **parts, "bookkeeping": 1 - sum(parts.values())}
+
+
+def sb3(run: RunConfig, iterations: int) -> Figures:
+    """env steps/s of Stable-Baselines3's PPO with the same task and Table 3's settings."""
+    import gymnasium
+    import torch
+    from stable_baselines3 import PPO
+
+    torch.set_num_threads(1)
+    p = run.profile
+    model = PPO(
+        "MlpPolicy", gymnasium.make(run.env.id), learning_rate=p.stepsize, n_steps=p.horizon, n_epochs=p.epochs,
+        batch_size=p.minibatch_size, gamma=p.gamma, gae_lambda=run.algo.gae_lambda, device="cpu", seed=0,
+    )  # fmt: skip
+    model.learn(p.horizon)
+    began = time.perf_counter()
+    model.learn(iterations * p.horizon, reset_num_timesteps=False)
+    return {"rate": iterations * p.horizon / (time.perf_counter() - began)}
+
+
+def bare_environments(run: RunConfig, count: int) -> Figures:
+    """env steps/s with random actions and nothing else."""
+    environments = Environments(run.env.id, run.backend, range(count))
+    environments.reset()
+    actions = np.random.default_rng(0).uniform(-1, 1, (200, count, environments.spaces.action_size))
+    began = time.perf_counter()
+    for action in actions:
+        _, terminated, truncated = environments.step(action)
+        if (ended := terminated | truncated).any():
+            environments.reset(np.flatnonzero(ended))
+    return {"rate": actions.shape[0] * count / (time.perf_counter() - began)}
+
+
+def replay(env_id: str, count: int, resets: int) -> Figures:
+    """Seconds to rebuild a pack's environments after so many resets each."""
+    source = Environments(env_id, "envpool", range(count))
+    source.reset()
+    source.step(np.zeros((count, source.spaces.action_size)))
+    states = [source.state_dict(run) for run in range(count)]
+    began = time.perf_counter()
+    try:
+        Environments(env_id, "envpool", range(count)).load_state_dicts([s | {"resets": resets} for s in states])
+    except UserError:
+        pass  # the observation is another episode's; only the time is of interest
+    return {"seconds": time.perf_counter() - began}
+
+
+def alone(function: Callable[..., Figures], *arguments: Any) -> Figures:
+    """The function's figures from a fresh process, bound to one core."""
+    with multiprocessing.get_context("spawn").Pool(1, initializer=bind) as pool:
+        return pool.apply(function, arguments)
+
+
+def bind() -> None:
+    """One core; on systems that cannot bind, one thread must do."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[str, float]:
+    """All figures, medians over rounds."""
+    single = {numerics: [NamedRun(replace(run.config, numerics=numerics), run.names)] for numerics in ("exact", "fast")}
+    packs = {
+        numerics: [
+            NamedRun(replace(run.config, numerics=numerics, algo=TABLE_1[i % 11], seed=i // 11), run.names)
+            for i in range(cfg.pack)
+        ]
+        for numerics in ("exact", "fast")
+    }
+    seen: dict[str, list[Figures]] = {}
+
+    def take(name: str, function: Callable[..., Figures], *arguments: Any) -> None:
+        figures = alone(function, *arguments)
+        seen.setdefault(name, []).append(figures)
+        say(f"  {name:<18} " + "  ".join(f"{key} {value:,.3g}" for key, value in figures.items()))
+
+    for number in range(cfg.rounds):
+        say(f"round {number + 1} of {cfg.rounds}")
+        take("sb3", sb3, run.config, cfg.iterations)
+        take("environments", bare_environments, run.config, cfg.pack)
+        for numerics in ("exact", "fast"):
+            take(f"single {numerics}", suite, single[numerics], cfg.iterations)
+            take(f"pack {numerics}", suite, packs[numerics], cfg.iterations)
+    for env_id in ("InvertedPendulum-v4", "Reacher-v4"):
+        take(f"replay {env_id}", replay, env_id, cfg.pack, cfg.resets)
+
+    def rate(name: str) -> float:
+        return median(figures["rate"] for figures in seen[name])
+
+    def share(part: str) -> float:
+        return median(figures[part] for figures in seen["pack exact"])
+
+    return {
+        "single_vs_sb3": rate("single exact") / rate("sb3"),
+        "pack_vs_sb3": rate("pack exact") / rate("sb3"),
+        "single_vs_sb3_fast": rate("single fast") / rate("sb3"),
+        "pack_vs_sb3_fast": rate("pack fast") / rate("sb3"),
+        "share_of_env_speed": rate("pack exact") / rate("environments"),
+        "peak_mb": max(figures["peak_mb"] for figures in seen["pack exact"]),
+        "peak_mb_fast": max(figures["peak_mb"] for figures in seen["pack fast"]),
+        **{f"share_{part}": share(part) for part in ("environment", "inference", "update", "bookkeeping")},
+        "replay_invertedpendulum_s": seen["replay InvertedPendulum-v4"][0]["seconds"],
+        "replay_reacher_s": seen["replay Reacher-v4"][0]["seconds"],
+        "sb3_steps_per_s": rate("sb3"),
+        "pack_steps_per_s": rate("pack exact"),
+    }
+
+
+def table(figures: dict[str, float]) -> str:
+    return "\n".join(f"{name:<28}{value:>10,.3g}" for name, value in figures.items())
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
+def main(cfg: DictConfig) -> None:
+    try:
+        (run,) = runs_of(cfg, HydraConfig.get().runtime.choices)
+    except UserError as error:
+        stop(str(error))
+    out = sys.stderr if cfg.json else sys.stdout
+    figures = measure(run, cfg, lambda line: print(line, file=out, flush=True))
+    print(table(figures), file=out)
+    if cfg.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
