@@ -5,7 +5,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -64,10 +64,10 @@ class Progress(Watcher):
             steps = f"{iteration.env_steps:>9,} of {pack.iterations * pack.profile.horizon:,} env steps"
             self._say(f"{steps}  {rate:,.0f} steps/s  {returns}  ETA {clock(eta)}")
 
-    def _table(self, pack: Pack, iteration: Iteration, rate: float, eta: float) -> Table:
+    def _table(self, pack: Pack, iteration: Iteration, rate: float, eta: float) -> Group:
         steps = f"{iteration.env_steps:,} env steps ({iteration.number / pack.iterations:.0%})"
         title = f"{pack.runs[0].env.id}  {steps}  {rate:,.0f} steps/s  ETA {clock(eta)}"
-        table = Table(title=title, title_justify="left")
+        table = Table()
         for heading in ("seed", "objective", f"return (last {SCORE_EPISODES} episodes)", "KL", "entropy"):
             table.add_column(heading, justify="left" if heading == "objective" else "right")
         for row, run in enumerate(pack.runs):
@@ -77,7 +77,7 @@ class Progress(Watcher):
             seen = iteration.metrics
             diagnostics = [f"{seen[name][row]:.4f}" if name in seen else "–" for name in ("kl", "entropy")]
             table.add_row(str(run.seed), run.algo.objective, mean, *diagnostics)
-        return table
+        return Group(title, table)
 
     def _finished(self, record: Record, done: dict[str, Any]) -> None:
         score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"

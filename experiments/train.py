@@ -31,8 +31,11 @@ def main(cfg: DictConfig) -> None:
         stop(str(error))
     except Interrupted as interrupted:
         name = signal.Signals(interrupted.signum).name
-        print(f"interrupted by {name}: checkpoint written; the same command goes on from there", file=sys.stderr)
+        print(f"interrupted by {name}; the same command goes on from the last whole iteration", file=sys.stderr)
         leave(128 + interrupted.signum)
+    except KeyboardInterrupt:
+        print("interrupted before training began", file=sys.stderr)
+        leave(128 + signal.SIGINT)
     if outcome.already:
         print(f"{len(outcome.already)} of {len(runs)} runs were finished before; nothing to do for them")
     if outcome.done or outcome.already:

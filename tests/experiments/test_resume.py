@@ -224,7 +224,7 @@ def test_the_command_killed_and_given_again_goes_on(tmp_path: Path) -> None:
     process.terminate()
     _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert errors == "interrupted by SIGTERM: checkpoint written; the same command goes on from there\n"
+    assert errors == "interrupted by SIGTERM; the same command goes on from the last whole iteration\n"
 
 
 def test_a_run_that_someone_trains_is_left_alone(undisturbed: Any, tmp_path: Path) -> None:
