@@ -151,7 +151,7 @@ class Attempt:
             write_durably(self.folder / name, content)
         self.files = {name: (self.folder / name).open("ab", buffering=0) for name in HEADERS}
         self.boundary: tuple[int, dict[str, Any]] | None = None
-        self.written = start.iteration if lengths is not None else -1
+        self.written = -1
 
     def append(self, iteration: Iteration, row: int, pack_size: int) -> None:
         """The rows of one iteration."""

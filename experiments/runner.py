@@ -172,12 +172,13 @@ def train_group(
         try:
             if states:
                 hold(pack, attempts)
-            for iteration in train(pack):
+                settle(pack, attempts, watcher, outcome)  # a kill may have come between a last checkpoint and done.json
+            for iteration in train(pack) if attempts else ():
                 with interrupts.held():
                     for row, attempt in attempts.items():
                         attempt.append(iteration, row, len(pack))
                     hold(pack, attempts)
-                    settle(pack, iteration, attempts, watcher, outcome)
+                    settle(pack, attempts, watcher, outcome)
                     if time.monotonic() - last_checkpoint >= checkpoint_seconds:
                         checkpoint_all(attempts, watcher.say)
                         last_checkpoint = time.monotonic()
@@ -196,13 +197,12 @@ def hold(pack: Pack, attempts: dict[int, Attempt]) -> None:
         attempt.hold(pack.iteration, pack.state_dict(row))
 
 
-def settle(pack: Pack, iteration: Iteration, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> None:
+def settle(pack: Pack, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> None:
     """Finish the members that reached their budget or diverged; the others go on."""
     for row in list(attempts):
-        complete = pack.iteration == pack.iterations
-        if complete or not iteration.alive[row]:
+        if pack.iteration == pack.iterations or not pack.alive[row]:
             attempt = attempts.pop(row)
-            done = attempt.finish("complete" if iteration.alive[row] else "diverged", iteration.env_steps)
+            done = attempt.finish("complete" if pack.alive[row] else "diverged", pack.env_steps)
             outcome.done.append(done)
             watcher.finished(attempt.record, done)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, ROWS, Killed, named, promised, small_run, train
 
-from experiments import checkpoint
+from experiments import checkpoint, record
 from experiments.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
 from ppo.config import RunConfig
@@ -61,6 +61,29 @@ def test_a_kill_between_the_writes_of_two_members_changes_no_byte(
     assert promised(runs, tmp_path) == undisturbed(runs)
 
 
+@pytest.mark.parametrize("member", [0, 1, 2])
+@pytest.mark.parametrize("stepsize", [3e-4, 1e37])
+def test_a_kill_between_the_last_checkpoint_and_done_changes_no_byte(
+    member: int, stepsize: float, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = three_runs()
+    runs[member] = replace(runs[member], profile=replace(runs[member].profile, stepsize=stepsize))
+    doomed = Record(tmp_path, *named([runs[member]])).folder / "done.json"
+    original = record.create_once
+
+    def dies(path: Path, content: bytes) -> bool:
+        if path == doomed:
+            raise Killed
+        return original(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "create_once", dies)
+        with pytest.raises(Killed):
+            train(runs, tmp_path)
+    train(runs, tmp_path)
+    assert promised(runs, tmp_path) == undisturbed(runs)
+
+
 def test_members_that_stand_apart_go_on_in_packs_of_their_own(undisturbed: Any, tmp_path: Path) -> None:
     runs = three_runs()
     for count, some in ((4, runs[:1]), (1, runs[1:])):
@@ -99,20 +122,20 @@ def test_a_checkpoint_that_cannot_be_trusted_is_refused_and_an_older_one_used(
 
 def test_a_higher_attempt_fences_off_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [small_run(0, 6)]
-    record = Record(tmp_path, *named(runs))
+    fenced = Record(tmp_path, *named(runs))
     original = Attempt.append
 
     def taken_over(self: Attempt, *arguments: Any) -> None:
         original(self, *arguments)
         if arguments[0].number == 3:
-            record.attempt_folder(2).mkdir()
+            fenced.attempt_folder(2).mkdir()
 
     monkeypatch.setattr(Attempt, "append", taken_over)
     said: list[str] = []
     outcome = train(runs, tmp_path, said=said)
-    assert not outcome.done and record.done() is None
+    assert not outcome.done and fenced.done() is None
     assert any("taken over" in line for line in said)
-    assert checkpoint.iterations_in(record.attempt_folder(1)) == [2, 1]
+    assert checkpoint.iterations_in(fenced.attempt_folder(1)) == [2, 1]
 
 
 def test_a_diverged_run_is_finished_with_its_env_step_and_its_mates_go_on(undisturbed: Any, tmp_path: Path) -> None:
