@@ -1,4 +1,4 @@
-"""Learning curves of runs, as a PNG.
+"""Learning curves of runs, as a PNG, and their scores.
 
 python -m analysis.plot RECORDS... [--out curves.png]
 """
@@ -81,6 +81,14 @@ def draw(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Scores of the finished runs over seeds: mean, sample standard deviation and range per environment and label."""
+    finished = [run for run in runs if run.done is not None and run.done["score"] is not None]
+    rows = [(run.config["env"]["id"], label(run, runs), run.done["score"]) for run in finished if run.done]
+    table = pd.DataFrame(rows, columns=["environment", "variant", "score"])
+    return table.groupby(["environment", "variant"])["score"].agg(["count", "mean", "std", "min", "max"])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.plot", description="Learning curves of runs, as a PNG.")
     parser.add_argument("records", nargs="+", type=Path, help="records root, or any folder of runs inside")
@@ -88,11 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out or options.records[0] / "curves.png"
     try:
-        figure = draw(find_runs(options.records))
+        runs = find_runs(options.records)
+        figure = draw(runs)
         figure.savefig(out, dpi=110, metadata={"Software": None})
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not (table := scores(runs)).empty:
+        print(table.to_string(float_format="{:.1f}".format))
     print(out)
     return 0
 

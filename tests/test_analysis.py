@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROWS, Killed, named, small_run, train
 
-from analysis.plot import curve, draw, main
+from analysis.plot import curve, draw, main, scores
 from analysis.records import RecordError, find_runs
 from experiments.record import Attempt, Record
 
@@ -39,6 +39,15 @@ def test_there_is_a_bold_line_per_variant_and_a_thin_one_per_seed(records: Path)
     ]
     assert len(axis.lines) == 2 * (2 + 1)
     assert axis.get_xlabel() == "env steps"
+
+
+def test_scores_are_over_seeds(records: Path) -> None:
+    runs = find_runs([records])
+    table = scores(runs)
+    for variant in ("clip_0.2", "unconstrained"):
+        values = [run.done["score"] for run in runs if run.variant == variant and run.done]
+        expected = [2, np.mean(values), np.std(values, ddof=1), min(values), max(values)]
+        np.testing.assert_allclose(table.loc[("InvertedPendulum-v4", variant)], expected)
 
 
 def test_any_folder_inside_the_records_will_do(records: Path) -> None:
