@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not (table := scores(runs)).empty:
-        print(table.to_string(float_format="{:.1f}".format))
+        print(table.to_string(float_format="{:.1f}".format, na_rep="–"))
     print(out)
     return 0
 
