@@ -88,9 +88,9 @@ class ObservationFilter:
 
 
 class RewardScale:
-    """Divide rewards by the running std of the discounted return, then clip (baselines@2dd7d30, VecNormalize).
+    """Divide rewards by the running std of the discounted return, then clip (openai/baselines, VecNormalize).
 
-    The running return is zeroed at every episode end, time limits included.
+    The running return is zeroed at every episode end, time limits included; the earliest copies of that file did not.
     """
 
     PRIOR = 1e-4  # baselines@2dd7d30 common/running_mean_std.py
