@@ -144,7 +144,7 @@ def usable_starts(record: Record, say: Say) -> list[tuple[Start, dict[str, Any] 
             try:
                 found.append((start, record.load(start)))
             except Refused as refused:
-                say(f"{refused}; an older one is used")
+                say(f"{refused}; an older one is used, or the beginning")
     return found
 
 
@@ -171,8 +171,9 @@ def train_group(
         last_checkpoint = time.monotonic()
         try:
             if states:
-                hold(pack, attempts)
-                settle(pack, attempts, watcher, outcome)  # a kill may have come between a last checkpoint and done.json
+                with interrupts.held():
+                    hold(pack, attempts)
+                    settle(pack, attempts, watcher, outcome)  # a kill may have come just before done.json
             for iteration in train(pack) if attempts else ():
                 with interrupts.held():
                     for row, attempt in attempts.items():
@@ -180,7 +181,7 @@ def train_group(
                     hold(pack, attempts)
                     settle(pack, attempts, watcher, outcome)
                     if time.monotonic() - last_checkpoint >= checkpoint_seconds:
-                        checkpoint_all(attempts, watcher.say)
+                        checkpoint_all(attempts, watcher, outcome)
                         last_checkpoint = time.monotonic()
                 watcher.moved(pack, iteration)
                 if not attempts:
@@ -188,7 +189,7 @@ def train_group(
         except Interrupted:
             for signum in SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)  # the checkpoint below is short; a second Ctrl-C must not tear it
-            checkpoint_all(attempts, watcher.say)
+            checkpoint_all(attempts, watcher, outcome)
             raise
 
 
@@ -199,22 +200,31 @@ def hold(pack: Pack, attempts: dict[int, Attempt]) -> None:
 
 def settle(pack: Pack, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> None:
     """Finish the members that reached their budget or diverged; the others go on."""
-    for row in list(attempts):
+    for row, attempt in list(attempts.items()):
         if pack.iteration == pack.iterations or not pack.alive[row]:
-            attempt = attempts.pop(row)
-            done = attempt.finish("complete" if pack.alive[row] else "diverged", pack.env_steps)
-            outcome.done.append(done)
-            watcher.finished(attempt.record, done)
+            with fenced_off(row, attempts, watcher, outcome):
+                done = attempt.finish("complete" if pack.alive[row] else "diverged", pack.env_steps)
+                del attempts[row]
+                outcome.done.append(done)
+                watcher.finished(attempt.record, done)
 
 
-def checkpoint_all(attempts: dict[int, Attempt], say: Say) -> None:
-    """Write every member's boundary; one that was fenced off leaves, and the last one takes the pack with it."""
-    for row in list(attempts):
-        try:
-            attempts[row].checkpoint()
-        except Fenced as fenced:
-            say(str(fenced))
-            del attempts[row]
+def checkpoint_all(attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> None:
+    """Write every member's boundary."""
+    for row, attempt in list(attempts.items()):
+        with fenced_off(row, attempts, watcher, outcome):
+            attempt.checkpoint()
+
+
+@contextmanager
+def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome):  # type: ignore[no-untyped-def]
+    """A member that a higher attempt took over leaves; its mates go on, and the last one takes the pack with it."""
+    try:
+        yield
+    except Fenced as fenced:
+        del attempts[row]
+        watcher.say(str(fenced))
+        outcome.elsewhere.append(str(fenced))
 
 
 @contextmanager

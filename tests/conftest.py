@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from experiments.benchmark import TABLE_1
 from experiments.compose import NamedRun, build
 from experiments.record import PROMISED, Record
 from experiments.runner import Outcome, Watcher, train_runs
@@ -20,13 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)
 
-ROWS = [
-    Algo("unconstrained"),
-    *(Algo("clip", epsilon=e) for e in (0.1, 0.2, 0.3)),
-    *(Algo("kl_adaptive", beta=1.0, kl_target=d) for d in (0.003, 0.01, 0.03)),
-    *(Algo("kl_fixed", beta=b) for b in (0.3, 1.0, 3.0, 10.0)),
-]
-"""The eleven settings of Table 1."""
+ROWS = TABLE_1
 
 
 def profile_of(name: str, **overrides: Any) -> Profile:

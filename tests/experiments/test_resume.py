@@ -134,8 +134,27 @@ def test_a_higher_attempt_fences_off_the_one_before(tmp_path: Path, monkeypatch:
     said: list[str] = []
     outcome = train(runs, tmp_path, said=said)
     assert not outcome.done and fenced.done() is None
+    assert len(outcome.elsewhere) == 1
     assert any("taken over" in line for line in said)
     assert checkpoint.iterations_in(fenced.attempt_folder(1)) == [2, 1]
+
+
+def test_a_member_fenced_off_at_its_end_leaves_and_its_mates_finish(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [small_run(0, 3), small_run(1, 3)]
+    taken = Record(tmp_path, *named(runs[:1]))
+    original = Attempt.finish
+
+    def taken_over(self: Attempt, *arguments: Any) -> dict[str, Any]:
+        taken.attempt_folder(2).mkdir(exist_ok=True)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Attempt, "finish", taken_over)
+    outcome = train(runs, tmp_path, checkpoint_seconds=1e9)
+    assert (len(outcome.done), len(outcome.elsewhere)) == (1, 1)
+    assert taken.done() is None
+    assert promised(runs[1:], tmp_path) == undisturbed(runs[1:])
 
 
 def test_a_diverged_run_is_finished_with_its_env_step_and_its_mates_go_on(undisturbed: Any, tmp_path: Path) -> None:
