@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.files import sync_folder
+
 KEPT = 2
 
 
@@ -62,15 +64,6 @@ def load(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
         if content.get(name) != wanted:
             raise Refused(f"{path} belongs to another {name.replace('_', ' ')}: {content.get(name)}, not {wanted}")
     return content
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename or a new name in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _tensors(value: Any) -> Any:

@@ -15,11 +15,8 @@ higher attempt than its own gives up: a node the scheduler gave up on may leave 
 import csv
 import hashlib
 import io
-import json
 import math
 import os
-import socket
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import checkpoint
+from experiments.claims import owner
 from experiments.compose import NamedRun
+from experiments.files import as_json, create_once, read_json, write_durably
 from experiments.identity import code_id, run_id, slug
 from experiments.provenance import provenance
 from ppo.config import UserError
@@ -43,7 +42,6 @@ TIMING_COLUMNS = ("iteration", "unix_time", "pack_size", "environment", "inferen
 HEADERS = {"episodes.csv": EPISODE_COLUMNS, "iterations.csv": ITERATION_COLUMNS, "timing.csv": TIMING_COLUMNS}
 PROMISED = ("episodes.csv", "iterations.csv")
 
-HEARTBEAT_SECONDS = 5.0
 SCORE_EPISODES = 100  # the score is the mean return of the last 100 episodes (section 6.1)
 
 
@@ -110,26 +108,6 @@ class Record:
             if not path.exists() or path.stat().st_size < content["lengths"][name]:
                 raise checkpoint.Refused(f"{path} is shorter than its checkpoint says")
         return content
-
-    def live_owner(self) -> str | None:
-        """Who is at work on the newest attempt, if anyone is: '1234 on node7'."""
-        numbers = self.attempts()
-        if not numbers:
-            return None
-        folder = self.attempt_folder(numbers[0])
-        owner = wait_for_owner(folder / "owner.json")
-        if owner is None:
-            return None
-        name = f"process {owner['pid']} on {owner['host']}"
-        if owner["host"] == socket.gethostname() and owner["boot_id"] == boot_id():
-            return name if process_start(owner["pid"]) == owner["process_start"] else None
-        beats = [heartbeat(folder)]
-        deadline = time.monotonic() + 2.5 * HEARTBEAT_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(0.5)
-            if heartbeat(folder) != beats[0]:
-                return name
-        return None
 
 
 class Attempt:
@@ -209,32 +187,6 @@ class Attempt:
             data = data[self.files[name].write(data) :]
 
 
-class Heartbeat:
-    """A thread that shows, in every attempt's folder, that its process lives."""
-
-    def __init__(self, attempts: Sequence[Attempt]):
-        self.folders = [attempt.folder for attempt in attempts]
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _beat(self) -> None:
-        beat = 0
-        while not self.stop.wait(HEARTBEAT_SECONDS if beat else 0):
-            beat += 1
-            for folder in self.folders:
-                try:
-                    (folder / "heartbeat").write_text(f"{beat}\n")
-                except OSError:
-                    pass  # a full disk stops training by its own message, not by this thread's
-
-
 def score(episodes: bytes) -> float | None:
     """Mean return of the last 100 episodes; None without any, or if it is not finite."""
     returns = [float(row["return"]) for row in csv.DictReader(io.StringIO(episodes.decode()))][-SCORE_EPISODES:]
@@ -247,91 +199,7 @@ def number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.9g}"
 
 
-def owner() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "boot_id": boot_id(),
-        "process_start": process_start(os.getpid()),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-    }
-
-
-def boot_id() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
-
-
-def process_start(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's clock ticks; None if it is gone (or a zombie)."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if after_name[0] == "Z" else after_name[19]
-
-
-def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
-    """A claim is a folder first and a name a moment later."""
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.05)
-    return read_json(path)
-
-
-def heartbeat(folder: Path) -> str:
-    path = folder / "heartbeat"
-    return path.read_text() if path.exists() else ""
-
-
-def as_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
-    except ValueError as error:
-        raise UserError(f"{path} is not readable JSON ({error}); move its folder away to train the run anew") from error
-
-
 def read_head(folder: Path | None, name: str, length: int) -> bytes:
     assert folder is not None
     with (folder / name).open("rb") as file:
         return file.read(length)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def create_once(path: Path, content: bytes) -> bool:
-    """Create a file whole and exclusively; False if it was there already."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)
-        return True
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        try:
-            with path.open("xb") as file:
-                file.write(content)
-            return True
-        except FileExistsError:
-            return False
-    finally:
-        temporary.unlink()
-        checkpoint.sync_folder(path.parent)

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from experiments.checkpoint import Refused
+from experiments.claims import Heartbeat, live_owners
 from experiments.compose import NamedRun
 from experiments.identity import run_id
-from experiments.record import Attempt, Fenced, Heartbeat, Record, Start
+from experiments.record import Attempt, Fenced, Record, Start
 from ppo.config import UserError
 from ppo.pack import Pack
 from ppo.train import Iteration, train
@@ -102,11 +103,15 @@ def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: floa
             record.prepare()
             if (done := record.done()) is not None:
                 outcome.already.append(done)
-            elif (owner := record.live_owner()) is not None:
-                outcome.elsewhere.append(owner)
-                watcher.say(f"{record.folder.name} is being trained by {owner}; left alone")
             else:
                 todo.append(record)
+        begun = [record for record in todo if record.attempts()]
+        newest = [record.attempt_folder(record.attempts()[0]) for record in begun]
+        for record, who in zip(begun, live_owners(newest), strict=True):
+            if who is not None:
+                outcome.elsewhere.append(who)
+                watcher.say(f"{record.folder.name} is being trained by {who}; left alone")
+                todo.remove(record)
         for group in groups(todo, watcher.say):
             try:
                 train_group(group, checkpoint_seconds, watcher, outcome)
@@ -166,7 +171,7 @@ def train_group(
         for row, (record, start, content) in enumerate(members):
             attempts[row] = Attempt(record, start, None if content is None else content["lengths"])
             open_files.callback(attempts[row].close)
-        open_files.enter_context(Heartbeat(list(attempts.values())))
+        open_files.enter_context(Heartbeat([attempt.folder for attempt in attempts.values()]))
         watcher.started(pack)
         last_checkpoint = time.monotonic()
         try:

@@ -135,9 +135,9 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     """
     advantage, value_target, values = estimate_advantages(pack, rollout)
     pack.filter.see_rollout(rollout.observations)
-    # ppo1 recomputes the old policy under the new statistics, so the first ratio is exactly 1.
+    # ppo1 recomputes the old policy and value under the new statistics, so the first ratio is exactly 1.
     x = pack.filter.normalise(rollout.observations) if pack.filter.when == "per_rollout" else rollout.x
-    whole = whole_rollout(pack, x, rollout.actions, advantage, value_target, values)
+    whole = whole_rollout(pack, x, rollout.actions, advantage, value_target)
     coefficients, stepsize = scheduled(pack)
 
     before = pack.flat.clone()
@@ -161,15 +161,15 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
 
 
 def whole_rollout(
-    pack: Pack, x: np.ndarray, actions: np.ndarray, advantage: np.ndarray, value_target: np.ndarray, values: np.ndarray
+    pack: Pack, x: np.ndarray, actions: np.ndarray, advantage: np.ndarray, value_target: np.ndarray
 ) -> Batch:
-    """The rollout as one batch, (R, T), with π_θold evaluated once."""
+    """The rollout as one batch, (R, T), with π_θold and V_θold evaluated once, both under the statistics of `x`."""
     inputs, action = pack.tensor(x), pack.tensor(actions)
     with torch.no_grad():
-        policy = pack.network.policy(pack.parameters, inputs)
+        policy, old_value = pack.network.policy_and_value(pack.parameters, inputs)
         old = pack.distribution(pack.parameters, policy).map(lambda parameter: parameter.expand_as(policy).clone())
         log_prob = old.log_prob(action)
-    return Batch(inputs, action, log_prob, pack.tensor(advantage), pack.tensor(value_target), old, pack.tensor(values))
+    return Batch(inputs, action, log_prob, pack.tensor(advantage), pack.tensor(value_target), old, old_value)
 
 
 def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
@@ -216,10 +216,10 @@ def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
             shuffled.advantage = centred / (std + profile.standardise_epsilon)
         for m in range(count):
 
-            def choose(values: Tensor, m: int = m) -> Tensor:
+            def minibatch(values: Tensor, m: int = m) -> Tensor:
                 return values[m]
 
-            yield shuffled.map(choose)
+            yield shuffled.map(minibatch)
 
 
 @torch.no_grad()

@@ -1,0 +1,140 @@
+"""Who is at work on what: folders claimed by exclusive mkdir, with the owner's name and a sign of life inside.
+
+A process of this machine is looked up in its process table; one elsewhere shows that it lives by a heartbeat, judged by
+the observer's own clock: clocks of two machines need not agree.
+"""
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.files import as_json, read_json, write_durably
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class Taken(Exception):
+    """Someone else is at work there: one sentence."""
+
+
+class Claim:
+    """The right to work on something, as `folder/claim-<n>`. A dead owner's claim is followed by the next number.
+
+    Raises Taken while another owner lives.
+    """
+
+    def __init__(self, folder: Path):
+        held = claims_in(folder)
+        if held and (who := live_owners([folder / f"claim-{held[0]}"])[0]) is not None:
+            raise Taken(f"{folder} is in the hands of {who}")
+        self.folder = folder / f"claim-{max(held, default=0) + 1}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir()
+        except FileExistsError as error:
+            raise Taken(f"{self.folder} was claimed by someone else just now") from error
+        write_durably(self.folder / "owner.json", as_json(owner()))
+        for number in held:
+            shutil.rmtree(folder / f"claim-{number}", ignore_errors=True)
+
+    def release(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def claims_in(folder: Path) -> list[int]:
+    """Numbers of the claims, highest first."""
+    return sorted((int(path.name.partition("-")[2]) for path in folder.glob("claim-*")), reverse=True)
+
+
+class Heartbeat:
+    """A thread that shows, in every folder, that its process lives."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = folders
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self.stop.wait(HEARTBEAT_SECONDS if beat else 0):
+            beat += 1
+            for folder in self.folders:
+                try:
+                    (folder / "heartbeat").write_text(f"{beat}\n")
+                except OSError:
+                    pass  # a full disk stops training by its own message, not by this thread's
+
+
+def live_owners(folders: Sequence[Path]) -> list[str | None]:
+    """For each claimed folder, who is at work there ('process 12 on node7'), or None. Waits once, not per folder."""
+    found: list[str | None] = [None] * len(folders)
+    silent: dict[int, tuple[str, str]] = {}  # owners on other machines: index → (name, heartbeat when first seen)
+    for index, folder in enumerate(folders):
+        who = wait_for_owner(folder / "owner.json")
+        if who is None:
+            continue
+        name = f"process {who['pid']} on {who['host']}"
+        if who["host"] == socket.gethostname() and who["boot_id"] == boot_id():
+            found[index] = name if process_start(who["pid"]) == who["process_start"] else None
+        else:
+            silent[index] = (name, heartbeat(folder))
+    deadline = time.monotonic() + 2.5 * HEARTBEAT_SECONDS
+    while silent and time.monotonic() < deadline:
+        time.sleep(0.5)
+        for index, (name, before) in list(silent.items()):
+            if heartbeat(folders[index]) != before:
+                found[index] = name
+                del silent[index]
+    return found
+
+
+def owner() -> dict[str, Any]:
+    """This process, as `owner.json` names it."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "boot_id": boot_id(),
+        "process_start": process_start(os.getpid()),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, in the kernel's clock ticks; None if it is gone (or a zombie)."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] == "Z" else after_name[19]
+
+
+def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
+    """A claim is a folder first and a name a moment later."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    return read_json(path)
+
+
+def heartbeat(folder: Path) -> str:
+    path = folder / "heartbeat"
+    return path.read_text() if path.exists() else ""

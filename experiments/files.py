@@ -1,0 +1,63 @@
+"""Small files, written so that a kill leaves the old content or the new, never half of one."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from ppo.config import UserError
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+        return value
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON ({error}); move its folder away to train the run anew") from error
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def create_once(path: Path, content: bytes) -> bool:
+    """Create a file whole and exclusively; False if it was there already."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+            return True
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink()
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
