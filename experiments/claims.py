@@ -22,40 +22,59 @@ class Taken(Exception):
     """Someone else is at work there: one sentence."""
 
 
-class Claim:
-    """The right to work on something, as `folder/claim-<n>`. A dead owner's claim is followed by the next number.
+def claim_all(paths: Sequence[Path]) -> "list[Claim | Taken]":
+    """Claim what nobody alive works on; waits once for all signs of life."""
+    held = [claims_on(path) for path in paths]
+    newest = [numbered(path, numbers[0]) for path, numbers in zip(paths, held, strict=True) if numbers]
+    alive = {folder: who for folder, who in zip(newest, live_owners(newest), strict=True) if who is not None}
+    claimed: list[Claim | Taken] = []
+    for path, numbers in zip(paths, held, strict=True):
+        if numbers and (who := alive.get(numbered(path, numbers[0]))) is not None:
+            claimed.append(Taken(f"{path.name} is in the hands of {who}"))
+            continue
+        try:
+            claimed.append(Claim(path, numbers))
+        except Taken as taken:
+            claimed.append(taken)
+    return claimed
 
-    Raises Taken while another owner lives.
+
+class Claim:
+    """The right to work on something, as the folder `<path>-<n>`; it follows the claims of the dead, `held`.
+
+    Raises Taken if someone else was faster.
     """
 
-    def __init__(self, folder: Path):
-        held = claims_in(folder)
-        if held and (who := live_owners([folder / f"claim-{held[0]}"])[0]) is not None:
-            raise Taken(f"{folder} is in the hands of {who}")
-        self.folder = folder / f"claim-{max(held, default=0) + 1}"
+    def __init__(self, path: Path, held: Sequence[int]):
+        self.folder = numbered(path, max(held, default=0) + 1)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir()
         except FileExistsError as error:
             raise Taken(f"{self.folder} was claimed by someone else just now") from error
         write_durably(self.folder / "owner.json", as_json(owner()))
         for number in held:
-            shutil.rmtree(folder / f"claim-{number}", ignore_errors=True)
+            shutil.rmtree(numbered(path, number), ignore_errors=True)
 
     def release(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def claims_in(folder: Path) -> list[int]:
+def numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}-{number}")
+
+
+def claims_on(path: Path) -> list[int]:
     """Numbers of the claims, highest first."""
-    return sorted((int(path.name.partition("-")[2]) for path in folder.glob("claim-*")), reverse=True)
+    found = (claim.name.rpartition("-")[2] for claim in path.parent.glob(f"{path.name}-*"))
+    return sorted((int(number) for number in found if number.isdecimal()), reverse=True)
 
 
 class Heartbeat:
     """A thread that shows, in every folder, that its process lives."""
 
     def __init__(self, folders: Sequence[Path]):
-        self.folders = folders
+        self.folders = list(folders)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
 

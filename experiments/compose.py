@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ppo.config import Algo, Env, Profile, RunConfig, UserError
-from ppo.environments import near_matches
+from experiments.tracking import Tracking
+from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("algo", "profile", "env", "tracking")
@@ -113,7 +113,7 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
 def known_keys() -> list[str]:
     """Every key that may stand on the command line."""
     base = OmegaConf.load(CONF / "config.yaml")
-    settings = {"algo": Algo, "profile": Profile}
+    settings = {"algo": Algo, "profile": Profile, "tracking": Tracking}
     inner = [f"{group}.{f.name}" for group, cls in settings.items() for f in fields(cls)]
     return [*(str(key) for key in base if key not in ("defaults", "hydra")), *GROUPS, *inner, "env.id", "env.version"]
 

@@ -21,6 +21,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not readable JSON ({error}); move its folder away to train the run anew") from error
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """One JSON object per line."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as one JSON object per line ({error})") from error
+
+
 def write_durably(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:

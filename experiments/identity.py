@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ppo.config import RunConfig
+from ppo.config import Algo, RunConfig
 
 NUMERIC_PACKAGES = ("torch", "numpy", "mujoco", "envpool", "gymnasium", "ale-py")
 PPO = Path(__file__).parent.parent / "ppo"
@@ -40,12 +40,15 @@ def run_id(config: RunConfig) -> str:
 
 
 def slug(config: RunConfig) -> str:
-    """A readable name made of the config alone: hopper-v4-clip_0.2.s3."""
-    algo = config.algo
-    settings = [algo.epsilon] if algo.objective == "clip" else [algo.kl_target or algo.beta]
-    name = "_".join([algo.objective, *(f"{value:g}" for value in settings if value is not None)])
+    """A readable name made of the config alone: Hopper-v4-clip_0.2.s3."""
     env = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.env.id)
-    return f"{env}-{name}.s{config.seed}"
+    return f"{env}-{variant(config.algo)}.s{config.seed}"
+
+
+def variant(algo: Algo) -> str:
+    """The objective with its setting: clip_0.2."""
+    settings = [algo.epsilon] if algo.objective == "clip" else [algo.kl_target or algo.beta]
+    return "_".join([algo.objective, *(f"{value:g}" for value in settings if value is not None)])
 
 
 @cache

@@ -12,9 +12,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.compose import check_arguments, fitted, runs_of
+from experiments.compose import build, check_arguments, fitted, runs_of
 from experiments.progress import Progress
+from experiments.record import Record
 from experiments.runner import Interrupted, train_runs
+from experiments.tracking import MirrorProcess, Tracking
 from ppo.config import UserError, positive
 
 
@@ -25,6 +27,9 @@ def main(cfg: DictConfig) -> None:
         seconds = fitted("checkpoint_seconds", cfg.checkpoint_seconds, float)
         positive("checkpoint_seconds", seconds, zero=True)
         records = Path(fitted("records", cfg.records, str))
+        mirror = MirrorProcess(
+            build(Tracking, cfg.tracking, "tracking."), records, [Record(records, run).folder for run in runs]
+        )
         with Progress() as progress:
             outcome = train_runs(runs, records, seconds, progress)
     except UserError as error:
@@ -36,6 +41,8 @@ def main(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         print("interrupted before training began", file=sys.stderr)
         leave(128 + signal.SIGINT)
+    if trouble := mirror.finish():
+        print(trouble, file=sys.stderr)
     if outcome.already:
         print(f"{len(outcome.already)} of {len(runs)} runs were finished before; nothing to do for them")
     if outcome.done or outcome.already:

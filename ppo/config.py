@@ -6,12 +6,20 @@ values with their sources. Defaults here are the neutral choice, so a field adde
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 
 class UserError(Exception):
     """A mistake in what was asked for: one clear sentence, shown without a traceback."""
+
+
+def near_matches(word: str, known: Sequence[str]) -> str:
+    """', did you mean A or B?' or nothing."""
+    near = get_close_matches(word, known, n=3, cutoff=0.6)
+    return f", did you mean {' or '.join(near)}?" if near else ""
 
 
 OBJECTIVES = {

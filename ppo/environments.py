@@ -12,13 +12,12 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
-from ppo.config import UserError
+from ppo.config import UserError, near_matches
 
 MAX_SEED = 2**31 - 1
 
@@ -195,9 +194,3 @@ class Environments:
 
     def _action_dtype(self) -> type:
         return np.int64 if self.spaces.discrete else np.float64
-
-
-def near_matches(word: str, known: Sequence[str]) -> str:
-    """', did you mean A or B?' or nothing."""
-    near = get_close_matches(word, known, n=3, cutoff=0.6)
-    return f", did you mean {' or '.join(near)}?" if near else ""

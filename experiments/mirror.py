@@ -1,0 +1,218 @@
+"""W&B as a mirror of records: every row once, whoever is killed when.
+
+    record ──rows that a checkpoint covers──▶ W&B run, id = run id + code id
+
+The record is the truth and knows nothing of this file. A row is sent once a checkpoint covers it, so that nothing W&B
+saw is ever cut by a resume. Where to go on is asked of W&B itself: online, the server says which step comes next;
+offline, what earlier processes wrote is read back, as W&B starts a new file for each. A cursor on disk keeps what was
+confirmed, so that a run mirrored to its end is not touched again.
+
+Used by `experiments.mirror_process` beside a pack, and by `experiments.sync` later.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import wandb
+
+from experiments.files import as_json, read_json, write_durably
+from experiments.identity import NUMERIC_PACKAGES, variant
+from ppo.config import Algo
+
+INIT_SECONDS = 30.0
+FINISH_SECONDS = 30.0  # `finish` would wait for ever for a server that has gone
+FLUSH_SECONDS = 1.0  # how long wandb-core keeps rows before it writes them
+SCORE_EPISODES = 100
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where mirrored runs go."""
+
+    records: Path
+    mode: Literal["offline", "online"]
+    project: str
+    entity: str | None
+
+    @property
+    def place(self) -> str:
+        """What a cursor is good for: one project of one server, or the files of one folder."""
+        if self.mode == "offline":
+            return "offline"
+        return f"{os.environ.get('WANDB_BASE_URL', 'default')} {self.entity or 'default'} {self.project}"
+
+
+class Source:
+    """A run's record as the mirror reads it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.head = read_json(folder / "config.json")
+        self.id = f"{self.head['run_id']}-{self.head['code_id']}"
+
+    def done(self) -> dict[str, Any] | None:
+        path = self.folder / "done.json"
+        return read_json(path) if path.exists() else None
+
+    def covered(self) -> tuple[Path, float]:
+        """The attempt to read, and the last iteration of it that no resume can cut; 0 while there is none."""
+        if (done := self.done()) is not None:
+            return self.folder / f"attempt-{done['attempt']}", math.inf
+        found = {path: int(path.stem.partition("-")[2]) for path in self.folder.glob("attempt-*/checkpoint-*.pt")}
+        newest = max(found, key=found.__getitem__, default=self.folder)
+        return newest.parent, found.get(newest, 0)
+
+    def rows(self, after: int) -> Iterator[dict[str, float]]:
+        """One row per covered iteration past `after`: its diagnostics, the episodes it finished, its timing."""
+        attempt, upto = self.covered()
+        if upto <= after:
+            return
+        episodes = deque(table(attempt / "episodes.csv"))
+        timing = {row["iteration"]: row for row in table(attempt / "timing.csv")}
+        recent: deque[float] = deque(maxlen=SCORE_EPISODES)
+        previous = 0.0
+        for row in table(attempt / "iterations.csv"):
+            finished = []
+            while episodes and episodes[0]["env_step"] <= row["env_steps"]:
+                finished.append(episodes.popleft())
+            recent.extend(episode["return"] for episode in finished)
+            if after < row["iteration"] <= upto:
+                row["episodes"] = len(finished)
+                if finished:
+                    row["return"] = fmean(episode["return"] for episode in finished)
+                    row["length"] = fmean(episode["length"] for episode in finished)
+                if recent:
+                    row[f"return_{SCORE_EPISODES}"] = fmean(recent)
+                seconds = timing.get(row["iteration"], {})
+                row |= {f"timing/{name}": value for name, value in seconds.items() if name != "iteration"}
+                if spent := sum(seconds.get(part, 0.0) for part in ("environment", "inference", "update")):
+                    row["timing/steps_per_second"] = (row["env_steps"] - previous) * seconds["pack_size"] / spent
+                yield {name: value for name, value in row.items() if math.isfinite(value)}
+            previous = row["env_steps"]
+
+    def config(self) -> dict[str, Any]:
+        """What the run is and where it was trained, for people to filter by. The uncommitted diff stays at home."""
+        seen = read_json(self.folder / "provenance.json")
+        packages = {name: version for name, version in seen["packages"].items() if name.lower() in NUMERIC_PACKAGES}
+        kept = ("commit", "dirty", "python", "host", "system", "cpu", "cpu_capability", "gpu")
+        return {
+            "run_id": self.head["run_id"],
+            "code_id": self.head["code_id"],
+            "names": self.head["names"],
+            **self.head["config"],
+            "provenance": {**{name: seen[name] for name in kept}, "packages": packages},
+        }
+
+    def group(self) -> str:
+        config = self.head["config"]
+        return f"{config['env']['id']}/{variant(Algo(**config['algo']))}"
+
+
+def table(path: Path) -> Iterator[dict[str, float]]:
+    """The whole lines of a CSV file, its empty cells left out. The last line may be half written."""
+    whole = path.read_text().rpartition("\n")[0]
+    for row in csv.DictReader(io.StringIO(whole)):
+        yield {name: float(value) for name, value in row.items() if value}
+
+
+def studies_of(records: Path, run_id: str) -> list[str]:
+    """Names of the studies whose manifest has this run."""
+    manifests = sorted((records / "studies").glob("*/manifest.jsonl"))
+    return [path.parent.name for path in manifests if f'"{run_id}"' in path.read_text()]
+
+
+class Mirror:
+    """One run's W&B side: open, pump, close. Whoever calls must hold the claim on `claim_path`."""
+
+    def __init__(self, source: Source, target: Target):
+        self.source, self.target = source, target
+        root = target.records / "wandb"
+        self.cursor = root / "cursors" / f"{source.id}-{target.mode}.json"
+        self.claim_path = root / "claims" / f"{source.id}-{target.mode}"
+        self.run: Any = None
+        self.sent = 0  # the last iteration handed to W&B
+
+    def confirmed(self) -> dict[str, Any]:
+        """The cursor, if it is this target's."""
+        found = read_json(self.cursor) if self.cursor.exists() else {}
+        return found if found.get("place") == self.target.place else {"iteration": 0, "complete": False}
+
+    def open(self) -> None:
+        """Start or continue the W&B run."""
+        settings = wandb.Settings(
+            console="off", quiet=True, silent=True, symlink=False, disable_git=True, disable_code=True,
+            x_disable_stats=True, x_disable_machine_info=True, x_disable_meta=True, x_save_requirements=False,
+            x_transaction_log_flush_interval=FLUSH_SECONDS, init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
+        )  # fmt: skip
+        self.target.records.joinpath("wandb").mkdir(parents=True, exist_ok=True)
+        self.run = wandb.init(
+            id=self.source.id,
+            name=self.source.folder.name.removesuffix(f"-{self.source.head['run_id']}"),
+            project=self.target.project,
+            entity=self.target.entity,
+            group=self.source.group(),
+            tags=studies_of(self.target.records, self.source.head["run_id"]),
+            config=self.source.config(),
+            mode=self.target.mode,
+            resume=None if self.target.mode == "offline" else "allow",
+            reinit="create_new",
+            dir=self.target.records,
+            settings=settings,
+        )
+        self.run.define_metric("*", step_metric="env_steps")
+        if self.target.mode == "offline":
+            earlier = self.target.records.glob(f"wandb/offline-run-*-{self.source.id}/run-{self.source.id}.wandb")
+            others = [path for path in earlier if path.parent != Path(self.run.dir).parent]
+            self.sent = max([self.confirmed()["iteration"], *map(last_step, others)])
+        else:
+            self.sent = max(self.run.starting_step - 1, 0)
+
+    def pump(self) -> None:
+        """Hand over the rows that have become final."""
+        for row in self.source.rows(self.sent):
+            self.sent = int(row["iteration"])
+            self.run.log(row | {"iteration": self.sent, "env_steps": int(row["env_steps"])}, step=self.sent)
+
+    def close(self) -> None:
+        """Finish the W&B run, with score and episodes if the run is done, and confirm what it holds."""
+        done = self.source.done()
+        self.pump()
+        if done is not None:
+            attempt = self.source.folder / f"attempt-{done['attempt']}"
+            self.run.save(str(attempt / "episodes.csv"), base_path=str(attempt), policy="now", glob=False)
+            self.run.summary.update({name: done[name] for name in ("status", "score", "attempt", "env_steps")})
+            self.run.summary.update({name: done[name] for name in ("episodes_sha256", "iterations_sha256")})
+        self.run.finish(exit_code=0 if done is not None else 1)
+        if self.target.mode == "online" and (held := last_step_online(self.run.path)) < self.sent:
+            raise TimeoutError(f"the server holds {held} of {self.sent} rows")
+        self.cursor.parent.mkdir(parents=True, exist_ok=True)
+        confirmed = {"place": self.target.place, "iteration": self.sent, "complete": done is not None}
+        write_durably(self.cursor, as_json(confirmed))
+
+
+def last_step(path: Path) -> int:
+    """The last step in a .wandb file, torn or whole; waits for a wandb-core left behind to flush what it has."""
+    while time.time() - path.stat().st_mtime < 2 * FLUSH_SECONDS:
+        time.sleep(0.2)
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    steps = [json.loads(line)["history"]["step"]["num"] for line in lines if '"type":"history"' in line]
+    return max(steps, default=0)
+
+
+def last_step_online(path: str) -> int:
+    """The last step the server holds, asked anew: `finish` also returns when the server refused."""
+    return int(wandb.Api(timeout=int(INIT_SECONDS)).run(path).lastHistoryStep)
