@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def fitted(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = [h for h in typing.get_args(hint) if h is not types.NoneType]
     if typing.get_origin(hint) is tuple and isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(fitted(name, item, int) for item in value)
+        return tuple(fitted(name, item, typing.get_args(hint)[0]) for item in value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and not math.isfinite(value):
         raise UserError(f"{name}={value} is not a finite number; null switches a setting off")
@@ -110,18 +111,31 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
     return [NamedRun(RunConfig(seed=seed, **common), names) for seed in seeds_of(cfg)]
 
 
-def known_keys() -> list[str]:
-    """Every key that may stand on the command line."""
-    base = OmegaConf.load(CONF / "config.yaml")
-    settings = {"algo": Algo, "profile": Profile, "tracking": Tracking}
-    inner = [f"{group}.{f.name}" for group, cls in settings.items() for f in fields(cls)]
-    return [*(str(key) for key in base if key not in ("defaults", "hydra")), *GROUPS, *inner, "env.id", "env.version"]
+@cache
+def known_keys(main: str) -> list[str]:
+    """Every key that may stand on the command line of the command that conf/`main`.yaml configures."""
+    typed: dict[str, type] = {"algo": Algo, "profile": Profile, "tracking": Tracking}
+    keys = [f"{group}.{f.name}" for group, cls in typed.items() for f in fields(cls)]
+    for name in {"config", main}:
+        loaded = OmegaConf.load(CONF / f"{name}.yaml")
+        keys += [str(key) for key in loaded if key not in ("defaults", "hydra")]
+    if main == "launch":
+        for path in [*CONF.glob("study/*.yaml"), *CONF.glob("cluster/*.yaml")]:
+            keys += [f"{path.parent.name}.{key!s}" for key in OmegaConf.load(path)]
+    return sorted({*keys, *groups_of(main), "env.id", "env.version"})
 
 
-def check_arguments(arguments: Sequence[str]) -> None:
+def groups_of(main: str) -> tuple[str, ...]:
+    return (*GROUPS, "study", "cluster") if main == "launch" else GROUPS
+
+
+def check_arguments(arguments: Sequence[str], main: str = "config") -> None:
     """Refuse, in one sentence and with near matches, what Hydra would refuse in several: unknown choices and keys."""
     if "-m" in arguments or "--multirun" in arguments:
-        raise UserError("-m would train one run after another; seeds=[0,1,2] or num_seeds=3 train together as one pack")
+        raise UserError(
+            "-m would train one run after another; seeds=[0,1,2] or num_seeds=3 train together as one pack, "
+            "and python -m experiments.study trains a whole grid"
+        )
     folders = [CONF]
     for position, argument in enumerate(arguments):
         if argument in ("--config-dir", "-cd") and position + 1 < len(arguments):
@@ -129,10 +143,11 @@ def check_arguments(arguments: Sequence[str]) -> None:
         elif argument.startswith("--config-dir="):
             folders.append(Path(argument.partition("=")[2]))
     for argument in arguments:
-        group, _, choice = argument.partition("=")
-        known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
-        if group in GROUPS and "," not in choice and choice not in known:
-            hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
-            raise UserError(f"{argument}: there is no such {group}{hint}")
-        if "=" in argument and group[0].isalpha() and not group.startswith("hydra") and group not in known_keys():
-            raise UserError(f"{argument}: {group} is not a setting{near_matches(group, known_keys())}")
+        key, equals, choice = argument.partition("=")
+        if key in groups_of(main) and equals and "," not in choice:
+            known = sorted({path.stem for folder in folders for path in (folder / key).glob("*.yaml")})
+            if choice not in known:
+                hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
+                raise UserError(f"{argument}: there is no such {key}{hint}")
+        if equals and key[0].isalpha() and not key.startswith("hydra") and key not in (known := known_keys(main)):
+            raise UserError(f"{argument}: {key} is not a setting{near_matches(key, known)}")

@@ -9,7 +9,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import torch
+from experiments.files import read_json
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -18,12 +18,11 @@ DIFF_LIMIT = 200_000  # characters
 
 @cache
 def provenance(device: str) -> dict[str, Any]:
-    """What a reader needs to make the run again; `diff` is the uncommitted change of tracked files."""
-    diff = git("diff", "HEAD")
+    """What a reader needs to make the run again."""
+    import torch  # a launch asks for its origin alone
+
     return {
-        "commit": git("rev-parse", "HEAD").strip() or None,
-        "dirty": bool(diff),
-        "diff": diff[:DIFF_LIMIT],
+        **origin(),
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {d.metadata["Name"]: d.version for d in sorted(distributions(), key=lambda d: d.metadata["Name"])},
@@ -34,6 +33,16 @@ def provenance(device: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+@cache
+def origin() -> dict[str, Any]:
+    """Where this code comes from; `diff` is the uncommitted change of tracked files. A snapshot carries its answer."""
+    carried = ROOT / "origin.json"
+    if carried.exists():
+        return read_json(carried)
+    diff = git("diff", "HEAD")
+    return {"commit": git("rev-parse", "HEAD").strip() or None, "dirty": bool(diff), "diff": diff[:DIFF_LIMIT]}
 
 
 def git(*arguments: str) -> str:

@@ -1,0 +1,217 @@
+"""A study's grid, expanded once and frozen: one line per run, each a resolved config with its id.
+
+    conf/study/NAME.yaml × command line ──compose once per (variant, environment)──▶ studies/NAME/manifest.jsonl
+
+Everything later speaks in run ids and never composes again. A relaunch that expands differently is refused with the
+difference, unless the manifest may grow.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.compose import NamedRun, build, check_arguments, fitted, runs_of
+from experiments.files import read_lines, write_durably
+from experiments.identity import run_id, slug
+from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
+
+LAUNCH_KEYS = ("study", "cluster", "tracking", "name", "variants", "environments", "dry_run", "retry", "extend",
+               "records", "checkpoint_seconds")  # fmt: skip
+"""Of the command line: they say where and how, the others what."""
+
+DIFFERENCES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Study:
+    """conf/study: a named grid of runs, and the tables and figures made from it."""
+
+    environments: tuple[str, ...]
+    variants: Mapping[str, tuple[str, ...]]  # name → overrides, such as ("algo=clip", "algo.epsilon=0.2")
+    seeds: tuple[int, ...]
+    env_steps: int
+    profile: str | None = None
+    tables: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the manifest."""
+
+    run_id: str
+    variant: str
+    env: str  # its name in conf/env
+    run: NamedRun
+
+    @property
+    def folder_name(self) -> str:
+        return f"{slug(self.run.config)}-{self.run_id}"
+
+    def line(self) -> str:
+        head = {"run_id": self.run_id, "variant": self.variant, "env": self.env}
+        return json.dumps({**head, "names": dict(self.run.names), "config": asdict(self.run.config)}, allow_nan=False)
+
+
+def study_of(cfg: DictConfig) -> Study:
+    """The study asked for, cut down to the variants and environments chosen."""
+    plain: dict[str, Any] = OmegaConf.to_container(cfg.study, resolve=True)  # type: ignore[assignment]
+    known = list(Study.__dataclass_fields__)
+    for name in plain:
+        if name not in known:
+            raise UserError(f"study.{name} is not a part of a study{near_matches(str(name), known)}")
+    for name in ("environments", "variants", "seeds", "env_steps"):
+        if not plain.get(name):
+            raise UserError(f"study.{name} is not set; a study needs variants, environments, seeds and env_steps")
+    variants = {str(name): tuple(map(str, overrides)) for name, overrides in plain["variants"].items()}
+    chosen = picked("variants", cfg.variants, list(variants))
+    return Study(
+        environments=picked("environments", cfg.environments, plain["environments"]),
+        variants={name: variants[name] for name in chosen},
+        seeds=tuple(fitted("study.seeds", seed, int) for seed in plain["seeds"]),
+        env_steps=fitted("study.env_steps", plain["env_steps"], int),
+        profile=plain.get("profile"),
+        tables=tuple(plain.get("tables") or ()),
+        figures=tuple(plain.get("figures") or ()),
+    )
+
+
+def picked(what: str, wanted: Any, known: Sequence[str]) -> tuple[str, ...]:
+    """All of `known`, or the ones wanted, in the study's order."""
+    if wanted is None:
+        return tuple(known)
+    names = [str(name) for name in (wanted if OmegaConf.is_list(wanted) else [wanted])]
+    for name in names:
+        if name not in known:
+            hint = near_matches(name, known) or f"; it has {', '.join(known)}"
+            raise UserError(f"{what}: the study has no {name}{hint}")
+    return tuple(name for name in known if name in names)
+
+
+def expand(study: Study, overrides: Sequence[str]) -> list[Entry]:
+    """The grid as runs, seeds innermost. `overrides` are the command line's own; none may contradict a variant."""
+    general = [override for override in overrides if key_of(override).partition(".")[0] not in LAUNCH_KEYS]
+    refuse_conflicts(study, general)
+    entries: dict[str, Entry] = {}
+    for variant, settings in study.variants.items():
+        check_arguments(settings)
+        for env in study.environments:
+            check_arguments([f"env={env}"])
+            for run in composed([f"env={env}", *defaults(study, [*settings, *general]), *settings, *general]):
+                entry = Entry(run_id(run.config), variant, env, NamedRun(run.config, {**run.names, "variant": variant}))
+                if (twin := entries.setdefault(entry.run_id, entry)) is not entry:
+                    raise UserError(f"variants {twin.variant} and {variant} are one run on {env}; drop one of them")
+    return list(entries.values())
+
+
+def defaults(study: Study, overrides: Sequence[str]) -> list[str]:
+    """What the study says once for all its runs, where nothing nearer says otherwise."""
+    said = {key_of(override) for override in overrides}
+    values: dict[str, Any] = {"env_steps": study.env_steps, "profile": study.profile}
+    if not said & {"seed", "seeds", "num_seeds"}:
+        values["seeds"] = list(study.seeds)
+    return [f"{key}={value}" for key, value in values.items() if value is not None and key not in said]
+
+
+def composed(overrides: Sequence[str]) -> list[NamedRun]:
+    """Hydra's answer to these overrides, typed; its complaints in one sentence."""
+    try:
+        cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+        choices = dict(cfg.hydra.runtime.choices)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        return runs_of(cfg, choices)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+
+
+def key_of(override: str) -> str:
+    """algo.epsilon of algo.epsilon=0.1."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def refuse_conflicts(study: Study, overrides: Sequence[str]) -> None:
+    """A key that variants set is what the study compares: overriding it would make them the same."""
+    for key in map(key_of, overrides):
+        if key == "env":
+            raise UserError(f"env=…: a study has its own; environments=[…] picks among {', '.join(study.environments)}")
+        setters = [name for name, settings in study.variants.items() if key in map(key_of, settings)]
+        if setters:
+            raise UserError(
+                f"{key} is set by the study's variants {', '.join(setters)}; change it there, "
+                "or pick other variants with variants=[…]"
+            )
+
+
+def freeze(folder: Path, entries: Sequence[Entry], extend: bool) -> list[Entry]:
+    """The manifest in `folder`: written if there is none, kept if it says the same, grown if that is asked for."""
+    path = folder / "manifest.jsonl"
+    frozen = read_manifest(folder) if path.exists() else []
+    known = {entry.run_id for entry in frozen}
+    wanted = {entry.run_id for entry in entries}
+    gone = [entry for entry in frozen if entry.run_id not in wanted]
+    fresh = [entry for entry in entries if entry.run_id not in known]
+    if frozen and (gone or fresh) and not (extend and not gone):
+        raise UserError(
+            f"{folder.name} is frozen and would become another study: {difference(fresh, gone)}; "
+            + ("extend=true only adds, it never removes; " if extend else "extend=true adds runs; " if not gone else "")
+            + "name=… makes a study of its own"
+        )
+    if fresh or not frozen:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(path, "".join(f"{entry.line()}\n" for entry in [*frozen, *fresh]).encode())
+    return [*frozen, *fresh]
+
+
+def difference(fresh: Sequence[Entry], gone: Sequence[Entry]) -> str:
+    """'2 more runs (…), 1 fewer (…)', a few of them by name."""
+
+    def told(entries: Sequence[Entry]) -> str:
+        names = [entry.folder_name for entry in entries[:DIFFERENCES_SHOWN]]
+        return ", ".join([*names, *(["…"] if len(entries) > DIFFERENCES_SHOWN else [])])
+
+    parts = [(fresh, "new"), (gone, "missing")]
+    return ", ".join(f"{len(entries)} {word} ({told(entries)})" for entries, word in parts if entries)
+
+
+def read_manifest(folder: Path) -> list[Entry]:
+    """The frozen runs; a line that was edited is refused, since its id no longer fits."""
+    path = folder / "manifest.jsonl"
+    entries = []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            config = config_from(line["config"])
+            entry = Entry(line["run_id"], line["variant"], line["env"], NamedRun(config, line["names"]))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: {error!r} is missing or misplaced; restore the file") from error
+        if run_id(config) != entry.run_id:
+            raise UserError(
+                f"{path}, line {number} was changed by hand: its settings have the id {run_id(config)}, not "
+                f"{entry.run_id}; restore it, or make a study of its own with name=…"
+            )
+        entries.append(entry)
+    return entries
+
+
+def config_from(values: Mapping[str, Any]) -> RunConfig:
+    """A run's typed config from JSON."""
+    parts = {"algo": settings(Algo, values["algo"]), "profile": settings(Profile, values["profile"])}
+    return RunConfig(**{**values, **parts, "env": Env(**values["env"])})
+
+
+def settings(cls: type, values: Mapping[str, Any]) -> Any:
+    """Typed settings; equal ones are built once, since a manifest repeats a few of them thousands of times."""
+    return _settings(cls, json.dumps(values, sort_keys=True))
+
+
+@cache
+def _settings(cls: type, text: str) -> Any:
+    return build(cls, json.loads(text), "manifest.")

@@ -1,0 +1,257 @@
+"""SLURM through text: job scripts as return values of pure functions, and the four commands that speak to a cluster.
+
+A launch becomes one array job or several, one index per task. The intent, a unique job name, is on disk before sbatch
+is called, so that a launcher that dies between sbatch's answer and its note is reconciled by asking the queue.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from experiments.files import as_json, read_json, write_durably
+from experiments.launch import Launch, launches_of
+from ppo.config import UserError, positive
+
+ALLOWED = {
+    "partition": r"[A-Za-z0-9_.,-]+",
+    "account": r"[A-Za-z0-9_.-]+",
+    "qos": r"[A-Za-z0-9_.-]+",
+    "constraint": r"[A-Za-z0-9_.,&|*()\[\]-]+",
+    "time": r"(\d+-)?\d{1,3}(:\d{2}){0,2}",
+    "mem": r"\d+[KMGT]?",
+    "gres": r"[A-Za-z0-9_.,:-]+",
+    "gpus": r"[A-Za-z0-9_:]+",
+}
+"""What each option may look like; whatever else would be shell or another option."""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """conf/cluster/slurm.yaml."""
+
+    kind: str = "slurm"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time: str = "04:00:00"
+    cpus_per_task: int = 1
+    mem: str | None = "2G"
+    gres: str | None = None
+    gpus: str | None = None
+    signal_seconds: int = 120
+    runs_per_pack: int = 33
+    packs_per_task: int = 1
+    throttle: int | None = None
+    max_array_size: int = 1001
+    max_tasks: int = 10_000
+    requeue: bool = True
+    follow_up: int = 0
+    setup: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, pattern in ALLOWED.items():
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(pattern, str(value)):
+                raise UserError(f"cluster.{name}={value!r} does not look like a {name}; it must match {pattern}")
+        for name in ("cpus_per_task", "signal_seconds", "runs_per_pack", "packs_per_task", "throttle"):
+            positive(f"cluster.{name}", getattr(self, name))
+        for name in ("max_array_size", "max_tasks"):
+            positive(f"cluster.{name}", getattr(self, name))
+        positive("cluster.follow_up", self.follow_up, zero=True)
+        for line in self.setup:
+            if "\n" in line:
+                raise UserError(f"cluster.setup: {line!r} holds a line break; make each shell line an item of its own")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array job of a launch: tasks offset … offset + count − 1 as indices 0 … count − 1."""
+
+    name: str  # unique, to be found again in the queue
+    offset: int
+    count: int
+    job: str | None = None  # SLURM's id, once it is known
+
+
+def array_script(launch: Launch, part: Part, options: Slurm, code: str, python: str) -> str:
+    """The sbatch script of one array job."""
+    throttle = f"%{options.throttle}" if options.throttle else ""
+    index = f"$((SLURM_ARRAY_TASK_ID + {part.offset}))" if part.offset else "$SLURM_ARRAY_TASK_ID"
+    directives = {
+        "job-name": part.name,
+        "array": f"0-{part.count - 1}{throttle}",
+        "output": in_directive(launch.folder / "logs" / f"{part.offset}+") + "%a.log",
+        "signal": f"USR1@{options.signal_seconds}",  # without B:, so that the task and not its shell gets it
+    }
+    command = f'{shlex.quote(python)} -m experiments.task {shlex.quote(str(launch.folder))} "{index}"'
+    return script(options, directives, code, command)
+
+
+def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: str, python: str) -> str:
+    """The script of the last job: give the study command again, one turn fewer to come."""
+    said = [word for word in launch.head()["overrides"] if not word.startswith(("cluster.follow_up=", "records="))]
+    words = [*said, f"cluster.follow_up={options.follow_up - 1}", f"records={launch.records}"]
+    directives = {
+        "job-name": f"ppo-{launch.study.name}-{launch.folder.name}-follow-up",
+        "dependency": "afterany:" + ":".join(jobs),
+        "output": in_directive(launch.folder / "logs" / "follow-up.log"),
+    }
+    command = f"{shlex.quote(python)} -m experiments.study {shlex.join(words)}"
+    plain = replace(options, gres=None, gpus=None, cpus_per_task=1)
+    return script(plain, directives, code, command)
+
+
+def script(options: Slurm, directives: dict[str, str], code: str, command: str) -> str:
+    """A job script: directives, the site's own lines, one command under srun."""
+    values = {name: getattr(options, name) for name in ALLOWED}
+    directives = {
+        **directives,
+        **{name: str(value) for name, value in values.items() if value is not None},
+        "nodes": "1",
+        "ntasks": "1",
+        "cpus-per-task": str(options.cpus_per_task),
+        "chdir": in_directive(Path(code)),
+        "open-mode": "append",
+    }
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH --{name}={value}" for name, value in directives.items()),
+        "#SBATCH --requeue" if options.requeue else "#SBATCH --no-requeue",
+        *options.setup,
+        f'exec srun --unbuffered --cpus-per-task="$SLURM_CPUS_PER_TASK" {command}',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def in_directive(path: Path) -> str:
+    """A path as sbatch reads it in a directive: percent signs doubled; what would end or quote it is refused."""
+    if re.search(r"[\s'\"\\\\]", str(path)):
+        raise UserError(f"{path} has a blank, quote or backslash, which sbatch cannot be told; choose another records=")
+    return str(path).replace("%", "%%")
+
+
+def parts_of(study: str, launch: str, count: int, array_size: int) -> list[Part]:
+    """Array jobs for `count` tasks, none larger than the site allows, each under a name never used before."""
+    offsets = range(0, count, array_size)
+    stem = f"ppo-{study}-{launch}"
+    return [Part(f"{stem}-{o}-{uuid.uuid4().hex[:8]}", o, min(array_size, count - o)) for o in offsets]
+
+
+def site_array_size(options: Slurm) -> int:
+    """The largest array this site takes: MaxArraySize as scontrol says it, else the configured one."""
+    answer = ask("scontrol", "show", "config")
+    said = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer or "", re.MULTILINE)
+    return int(said[1]) if said else options.max_array_size
+
+
+def submit(launch: Launch, options: Slurm) -> list[Part]:
+    """Give a frozen launch to SLURM; returns its array jobs with their ids."""
+    head = launch.head()
+    parts = parts_of(launch.study.name, launch.folder.name, len(launch.tasks()), head["array_size"])
+    scripts = [array_script(launch, part, options, head["code"], sys.executable) for part in parts]
+    note(launch, parts)
+    for number, text in enumerate(scripts):
+        path = launch.folder / f"array-{parts[number].offset}.sh"
+        write_durably(path, text.encode())
+        parts[number] = replace(parts[number], job=sbatch(path, parts[:number]))
+        note(launch, parts)
+    if options.follow_up:
+        path = launch.folder / "follow-up.sh"
+        jobs = [part.job for part in parts if part.job]
+        write_durably(path, follow_up_script(launch, jobs, options, head["code"], sys.executable).encode())
+        sbatch(path, parts)
+    return parts
+
+
+def sbatch(path: Path, before: Sequence[Part]) -> str:
+    """The id of the job submitted; sbatch's own words if it refuses."""
+    # The variables of a surrounding job would become this one's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment |= {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
+    try:
+        answer = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, env=environment)
+    except FileNotFoundError as error:
+        raise UserError("sbatch is not here; launch from a login node of the cluster, or use cluster=local") from error
+    if answer.returncode != 0:
+        words = " ".join(answer.stderr.split())
+        done = f"; submitted before it: {', '.join(part.job for part in before if part.job)}" if before else ""
+        raise UserError(f"sbatch refused {path}: {words}{done}. Give the same command again when that is mended")
+    return answer.stdout.strip().partition(";")[0]
+
+
+def note(launch: Launch, parts: Sequence[Part]) -> None:
+    write_durably(launch.folder / "jobs.json", as_json({"parts": [asdict(part) for part in parts]}))
+
+
+def noted(launch: Launch) -> list[Part]:
+    path = launch.folder / "jobs.json"
+    return [Part(**part) for part in read_json(path)["parts"]] if path.exists() else []
+
+
+@dataclass(frozen=True)
+class Queued:
+    """An array index in the queue, as squeue shows it."""
+
+    state: str  # PENDING, RUNNING, …
+    node: str
+    reason: str
+
+
+def queue() -> dict[tuple[str, int], Queued]:
+    """All array tasks of mine that are pending or running: (job id, index) → what squeue says.
+
+    Raises UserError where squeue cannot be asked: guessing could train a run twice.
+    """
+    answer = ask("squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%N|%r|%j")
+    if answer is None:
+        raise UserError("squeue does not answer; what is queued is unknown, so nothing was done")
+    found = {}
+    for line in answer.splitlines():
+        job, index, state, node, reason, _ = line.split("|", 5)
+        if index.isdigit():
+            found[job, int(index)] = Queued(state, node, reason)
+    return found
+
+
+def reconcile(launch: Launch) -> list[Part]:
+    """The launch's array jobs; one whose id was never noted is looked up by its name."""
+    parts = noted(launch)
+    for number, part in enumerate(parts):
+        if part.job is None:
+            answer = ask("squeue", "--noheader", "--format=%F", f"--name={part.name}") or ""
+            if ids := answer.split():
+                parts[number] = replace(part, job=ids[0])
+                note(launch, parts)
+    return parts
+
+
+def in_queue(study: Path) -> dict[str, tuple[str, Queued]]:
+    """Runs of a study that a job will train or trains: run id → (job_index, what squeue says)."""
+    waiting = queue()
+    found = {}
+    for launch in launches_of(study):
+        if launch.head()["cluster"] != "slurm":
+            continue
+        tasks = launch.tasks()
+        for part in reconcile(launch):
+            for local in range(part.count):
+                if part.job and (seen := waiting.get((part.job, local))) is not None:
+                    for run in (run for pack in tasks[part.offset + local] for run in pack):
+                        found[run] = (f"{part.job}_{local}", seen)
+    return found
+
+
+def ask(*command: str) -> str | None:
+    """A command's answer; None if it is not there or fails."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None

@@ -1,0 +1,91 @@
+"""How runs stand, read from their folders alone; fast enough for ten thousand of them."""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.claims import HEARTBEAT_SECONDS, boot_id, process_start
+from experiments.files import read_json
+from experiments.manifest import Entry
+from ppo.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One run: its state, how far it is, and what a person wants to know about it."""
+
+    state: str  # done | diverged | failed | running | stopped (begun, nobody at work) | missing
+    iteration: int = 0
+    note: str = ""  # running: who and where; failed: the line of its error; done: its score
+    steps_per_second: float = 0.0  # of the run's whole pack, while it runs
+
+
+def standings(entries: Sequence[Entry], records: Path, code_id: str) -> list[Standing]:
+    """One per run, in order. `code_id` says whose runs are meant."""
+    runs = records / "runs" / code_id
+    there = {path.name for path in runs.iterdir()} if runs.is_dir() else set()
+    now = file_system_time(runs) if there else 0.0
+    return [
+        standing(runs / entry.folder_name, entry.run.config, now) if entry.folder_name in there else Standing("missing")
+        for entry in entries
+    ]
+
+
+def standing(folder: Path, config: RunConfig, now: float) -> Standing:
+    """One run's. `now` is the file system's time, against which a heartbeat elsewhere is judged."""
+    names = {path.name for path in folder.iterdir()}
+    if "done.json" in names:
+        done = read_json(folder / "done.json")
+        score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
+        state = "diverged" if done["status"] == "diverged" else "done"
+        return Standing(state, done["env_steps"] // config.profile.horizon, score)
+    numbers = [int(name.partition("-")[2]) for name in names if name.startswith("attempt-")]
+    attempt = folder / f"attempt-{max(numbers, default=0)}"
+    iteration, rate = reached(attempt / "timing.csv", config.profile.horizon)
+    if (who := at_work(attempt, now)) is not None:
+        return Standing("running", iteration, who, rate)
+    if "failed.json" in names:
+        return Standing("failed", iteration, read_json(folder / "failed.json")["error"])
+    return Standing("stopped", iteration) if numbers else Standing("missing")
+
+
+def at_work(attempt: Path, now: float) -> str | None:
+    """Who is at work in an attempt's folder, without waiting: for showing, never for deciding who may write."""
+    try:
+        owner = read_json(attempt / "owner.json")
+        beat = (attempt / "heartbeat").stat().st_mtime
+    except OSError:
+        return None
+    job = owner.get("slurm_job_id")
+    name = f"process {owner['pid']} on {owner['host']}" + (f", job {job}" if job else "")
+    if owner["host"] == socket.gethostname() and owner["boot_id"] == boot_id():
+        return name if process_start(owner["pid"]) == owner["process_start"] else None
+    return name if now - beat < 4 * HEARTBEAT_SECONDS else None
+
+
+def reached(timing: Path, horizon: int) -> tuple[int, float]:
+    """The last iteration in timing.csv, and its pack's env steps per second."""
+    try:
+        with timing.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 300))
+            lines = file.read().decode().rpartition("\n")[0].splitlines()
+    except OSError:
+        return 0, 0.0
+    rows = [line.split(",") for line in lines if line[:1].isdigit() and line.count(",") == 5][-2:]
+    if len(rows) < 2:
+        return (int(rows[0][0]) if rows else 0), 0.0
+    (_, before, *_), (iteration, after, size, *_) = rows
+    seconds = float(after) - float(before)
+    return int(iteration), int(size) * horizon / seconds if seconds > 0 else 0.0
+
+
+def file_system_time(folder: Path) -> float:
+    """Now, by the clock that stamps files there."""
+    probe = folder / f".now-{socket.gethostname()}-{os.getpid()}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)

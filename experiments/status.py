@@ -1,0 +1,142 @@
+"""How a study stands: python -m experiments.status NAME [--json] [--watch]; exit code 0 only when it is complete."""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from experiments.launch import launches_of
+from experiments.manifest import Entry, read_manifest
+from experiments.slurm import Queued, in_queue
+from experiments.standing import Standing, standings
+from ppo.config import UserError, near_matches
+
+STATES = ("done", "diverged", "running", "queued", "stopped", "failed", "missing")
+COMPLETE = ("done", "diverged")
+WATCH_SECONDS = 5.0
+SHOWN = 20  # of the runs that want a person's eye
+
+
+def study_folder(name: str, records: Path) -> Path:
+    """The folder of a study instance, or a refusal with near matches."""
+    known = sorted(path.parent.name for path in records.glob("studies/*/manifest.jsonl"))
+    if name not in known:
+        hint = near_matches(name, known) or (f"; there are {', '.join(known)}" if known else "")
+        raise UserError(f"there is no study {name} in {records}/studies{hint}")
+    return records / "studies" / name
+
+
+def look(study: Path) -> list[tuple[Entry, Standing]]:
+    """Every run of the study and how it stands, the queue included where there is one."""
+    launches = launches_of(study)
+    entries = read_manifest(study)
+    if not launches:
+        return [(entry, Standing("missing")) for entry in entries]
+    stands = standings(entries, study.parent.parent, launches[0].head()["code_id"])
+    waiting = {}
+    if any(launch.head()["cluster"] == "slurm" for launch in launches):
+        waiting = in_queue(study)
+    return [(entry, queued(stand, waiting.get(entry.run_id))) for entry, stand in zip(entries, stands, strict=True)]
+
+
+def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:
+    """What the queue adds: a run nobody works on yet may be about to start."""
+    if job is None or stand.state not in ("missing", "stopped", "failed"):
+        return stand
+    name, seen = job
+    if seen.state == "RUNNING":
+        return replace(stand, state="running", note=f"job {name} on {seen.node}")
+    return replace(stand, state="queued", note=f"job {name} ({seen.reason})")
+
+
+def counts(stands: Iterable[Standing]) -> dict[str, int]:
+    """How many runs are in each state, in the order of STATES."""
+    found = Counter(stand.state for stand in stands)
+    return {state: found[state] for state in STATES if found[state]}
+
+
+def told(numbers: Mapping[str, int]) -> str:
+    """'12 done, 3 running'."""
+    return ", ".join(f"{count} {state}" for state, count in numbers.items()) or "no runs"
+
+
+def table(study: str, stands: Sequence[tuple[Entry, Standing]]) -> Group:
+    """Per environment × variant how many of its runs are done, and what is not; then what wants a person's eye."""
+    entries = [entry for entry, _ in stands]
+    environments = list(dict.fromkeys(entry.env for entry in entries))
+    variants = list(dict.fromkeys(entry.variant for entry in entries))
+    grid = Table(title=f"{study}: {told(counts(stand for _, stand in stands))}", title_justify="left")
+    grid.add_column("variant")
+    for env in environments:
+        grid.add_column(env, justify="right")
+    for variant in variants:
+        cells = []
+        for env in environments:
+            here = [stand for entry, stand in stands if (entry.variant, entry.env) == (variant, env)]
+            finished = sum(stand.state in COMPLETE for stand in here)
+            rest = counts(stand for stand in here if stand.state != "done")
+            cells.append(f"{finished}/{len(here)}" + (f" ({told(rest)})" if rest else ""))
+        grid.add_row(variant, *cells)
+    lines = [
+        f"{stand.state}: {entry.folder_name} at {stand.iteration / entry.run.config.iterations:.0%}, {stand.note}"
+        for state in ("failed", "running", "queued")
+        for entry, stand in stands
+        if stand.state == state
+    ]
+    more = [f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return Group(grid, *lines[:SHOWN], *more)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.status", description="How a study stands.")
+    parser.add_argument("name", help="the study's name")
+    parser.add_argument("--records", type=Path, default=Path("records"))
+    parser.add_argument("--json", action="store_true", help="one JSON object with counts and every run")
+    parser.add_argument("--watch", action="store_true", help="until it is complete")
+    options = parser.parse_args()
+    try:
+        study = study_folder(options.name, options.records.resolve())
+        stands = look(study)
+        if options.json:
+            print(as_text(stands))
+        elif not options.watch:
+            Console().print(table(options.name, stands), highlight=False)
+        else:
+            with Live(table(options.name, stands), console=Console()) as live:
+                while not complete(stands):
+                    time.sleep(WATCH_SECONDS)
+                    stands = look(study)
+                    live.update(table(options.name, stands))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if complete(stands) else 1)
+
+
+def complete(stands: Sequence[tuple[Entry, Standing]]) -> bool:
+    return all(stand.state in COMPLETE for _, stand in stands)
+
+
+def as_text(stands: Sequence[tuple[Entry, Standing]]) -> str:
+    """The JSON answer."""
+    runs = [
+        {"run_id": entry.run_id, "variant": entry.variant, "env": entry.env, "seed": entry.run.config.seed,
+         "state": stand.state, "note": stand.note,
+         "iteration": stand.iteration, "iterations": entry.run.config.iterations}
+        for entry, stand in stands
+    ]  # fmt: skip
+    return json.dumps({"counts": counts(stand for _, stand in stands), "runs": runs})
+
+
+if __name__ == "__main__":
+    main()

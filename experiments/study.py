@@ -1,0 +1,184 @@
+"""A study from the command line: python -m experiments.study study=table1 [cluster=slurm] [dry_run=true]
+
+conf/study ──expand once──▶ manifest ──what is missing, packed──▶ launch ──▶ this machine's cores, or SLURM's
+"""
+
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from experiments.claims import Heartbeat, Taken, claim_all
+from experiments.compose import CONF, build, check_arguments, fitted
+from experiments.files import as_json, write_durably
+from experiments.identity import code_id
+from experiments.launch import Task, freeze_launch
+from experiments.local import Local, Pool
+from experiments.manifest import Entry, Study, expand, freeze, study_of
+from experiments.packs import Calibration, PlannedPack, plan
+from experiments.runner import explained
+from experiments.slurm import Slurm, in_queue, site_array_size, submit
+from experiments.standing import standings
+from experiments.status import COMPLETE, counts, told
+from experiments.tracking import Tracking
+from experiments.train import leave, stop
+from ppo.config import UserError, choose, positive
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line, checked."""
+
+    name: str
+    study: Study
+    entries: list[Entry]
+    records: Path
+    cluster: Local | Slurm
+    head: dict[str, Any]  # what every task of a launch must know
+    retry: bool
+    extend: bool
+
+    @property
+    def folder(self) -> Path:
+        return self.records / "studies" / self.name
+
+
+def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str]) -> Request:
+    """The command line as a Request, or one sentence about what does not fit."""
+    study = study_of(cfg)
+    name = str(cfg.name or study_file)
+    if not NAME.fullmatch(name):
+        raise UserError(f"name={name}: a study's name has letters, digits, dots, dashes and underscores")
+    if cfg.retry is not None:
+        choose("retry", cfg.retry, ("failed",))
+    checkpoint_seconds = fitted("checkpoint_seconds", cfg.checkpoint_seconds, float)
+    positive("checkpoint_seconds", checkpoint_seconds, zero=True)
+    site = OmegaConf.to_container(cfg.cluster, resolve=True)
+    assert isinstance(site, dict)
+    choose("cluster.kind", site.get("kind"), ("local", "slurm"))
+    cluster = build(Local if site["kind"] == "local" else Slurm, site, "cluster.")
+    return Request(
+        name=name,
+        study=study,
+        entries=expand(study, overrides),
+        records=Path(fitted("records", cfg.records, str)).resolve(),
+        cluster=cluster,
+        head={
+            "cluster": cluster.kind,
+            "tracking": asdict(build(Tracking, cfg.tracking, "tracking.")),
+            "checkpoint_seconds": checkpoint_seconds,
+            "overrides": list(overrides),
+            "requeue": getattr(cluster, "requeue", False),
+            "array_size": site_array_size(cluster) if isinstance(cluster, Slurm) else None,
+        },
+        retry=cfg.retry is not None,
+        extend=fitted("extend", cfg.extend, bool),
+    )
+
+
+def launch(request: Request, console: Console) -> int:
+    """Freeze, find what is missing, and start it; returns the exit code."""
+    (claim,) = claim_all([request.folder / "claim"])
+    if isinstance(claim, Taken):
+        raise UserError(f"{request.name} is being launched by another command ({claim}); experiments.status shows it")
+    try:
+        with Heartbeat([claim.folder]):
+            entries = freeze(request.folder, request.entries, request.extend)
+            write_durably(request.folder / "study.json", as_json(asdict(request.study)))
+            if todo := missing(request, entries, console):
+                console.print(f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
+                if isinstance(request.cluster, Slurm):
+                    return submit_packs(request, request.cluster, todo, console)
+                places = request.cluster.places
+                packs = plan(todo, request.cluster.runs_per_pack, places, Calibration())
+                Pool(freeze_launch(request.folder, tasks_of(packs, 1), request.head), packs, places, console).run()
+            return report(request, entries, console)
+    finally:
+        claim.release()
+
+
+def missing(request: Request, entries: Sequence[Entry], console: Console) -> list[Entry]:
+    """The runs to train now: not finished, not at work or queued elsewhere, and failed ones only if asked for."""
+    stands = standings(entries, request.records, code_id())
+    waiting = in_queue(request.folder) if isinstance(request.cluster, Slurm) else {}
+    todo, left = [], Counter[str]()
+    for entry, stand in zip(entries, stands, strict=True):
+        if stand.state in COMPLETE:
+            continue
+        if entry.run_id in waiting or stand.state == "running":
+            left["at work or queued already"] += 1
+        elif stand.state == "failed" and not request.retry:
+            left["failed before; retry=failed tries them again"] += 1
+        else:
+            (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
+            todo.append(entry)
+    for reason, count in left.items():
+        console.print(f"{count} runs left alone: {reason}")
+    return todo
+
+
+def tasks_of(packs: Sequence[PlannedPack], packs_per_task: int) -> list[Task]:
+    """Run ids, pack by pack; a task's packs are neighbours in the order of their cost."""
+    ids = [[entry.run_id for entry in pack.entries] for pack in packs]
+    return [ids[first : first + packs_per_task] for first in range(0, len(ids), packs_per_task)]
+
+
+def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], console: Console) -> int:
+    """Array jobs for what is missing; returns at once."""
+    tasks = tasks_of(plan(todo, cluster.runs_per_pack, 0, Calibration()), cluster.packs_per_task)
+    if len(tasks) > cluster.max_tasks:
+        console.print(
+            f"{len(tasks) - cluster.max_tasks} tasks wait for a later launch (cluster.max_tasks={cluster.max_tasks})"
+        )
+    frozen = freeze_launch(request.folder, tasks[: cluster.max_tasks], request.head)
+    for part in submit(frozen, cluster):
+        console.print(f"submitted {part.job}: {part.count} tasks, {part.name}")
+    console.print(f"logs in {frozen.folder}/logs; see python -m experiments.status {request.name}")
+    return 0
+
+
+def report(request: Request, entries: Sequence[Entry], console: Console) -> int:
+    """Say how the study stands now; returns 0 if it is complete."""
+    stands = standings(entries, request.records, code_id())
+    console.print(f"{request.name}: {told(counts(stands))}", highlight=False)
+    for entry, stand in zip(entries, stands, strict=True):
+        if stand.state == "failed":
+            console.print(f"failed: {entry.folder_name}: {stand.note}", highlight=False, markup=False)
+    return 0 if all(stand.state in COMPLETE for stand in stands) else 1
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="launch")
+def main(cfg: DictConfig) -> None:
+    try:
+        chosen = HydraConfig.get()
+        request = request_of(cfg, chosen.runtime.choices["study"], list(chosen.overrides.task))
+        with explained(request.records):
+            code = launch(request, Console())
+    except UserError as error:
+        stop(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        leave(128 + signal.SIGINT)
+    leave(code)
+
+
+if __name__ == "__main__":
+    try:
+        check_arguments(sys.argv[1:], "launch")
+        if not any(argument.startswith("study=") for argument in sys.argv[1:]):
+            known = ", ".join(sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
+            raise UserError(f"say which study: study=…, one of {known}")
+    except UserError as error:
+        stop(str(error))
+    main()

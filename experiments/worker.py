@@ -1,0 +1,79 @@
+"""One pack of a study in one process: python -m experiments.worker LAUNCH RUN_ID...
+
+Reads the frozen launch and manifest, composes nothing, and trains. Its exit code says what happened: 0 all is done, 75
+somebody else has a run, 2 a mistake in what was asked, 128 + a signal's number interrupted; anything else is a crash.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.launch import Launch, check_code
+from experiments.lifeline import follow_parent
+from experiments.record import Record
+from experiments.runner import Interrupted, Watcher, train_runs
+from experiments.task import ELSEWHERE, MISTAKE
+from experiments.tracking import MirrorProcess, Tracking
+from ppo.config import UserError
+from ppo.pack import Pack
+from ppo.train import Iteration
+
+SAY_SECONDS = 60.0  # between lines of progress
+
+
+class Lines(Watcher):
+    """Progress for a log file."""
+
+    def __init__(self) -> None:
+        super().__init__(say, self._started, self._moved, self._finished)
+
+    def _started(self, pack: Pack) -> None:
+        self.began = self.last = time.monotonic()
+        self.first = pack.iteration
+        say(f"{pack.runs[0].env.id}: a pack of {len(pack)} from iteration {pack.iteration} of {pack.iterations}")
+
+    def _moved(self, pack: Pack, iteration: Iteration) -> None:
+        if time.monotonic() - self.last > SAY_SECONDS:
+            self.last = time.monotonic()
+            steps = (iteration.number - self.first) * pack.profile.horizon * len(pack)
+            rate = steps / (self.last - self.began)
+            say(f"iteration {iteration.number} of {pack.iterations}, {rate:,.0f} env steps/s")
+
+    def _finished(self, record: Record, done: dict[str, Any]) -> None:
+        say(f"{done['status']}: {record.folder.name}, score {done['score']}")
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", flush=True)
+
+
+def work(launch: Launch, ids: list[str]) -> int:
+    """Train these runs; returns the exit code."""
+    head = launch.head()
+    check_code(head)
+    runs = [entry.run for entry in launch.entries(ids)]
+    folders = [Record(launch.records, run).folder for run in runs]
+    mirror = MirrorProcess(Tracking(**head["tracking"]), launch.records, folders)
+    outcome = train_runs(runs, launch.records, head["checkpoint_seconds"], Lines())
+    if trouble := mirror.finish():
+        say(trouble)
+    return ELSEWHERE if outcome.elsewhere else 0
+
+
+def main() -> None:
+    follow_parent()
+    try:
+        code = work(Launch(Path(sys.argv[1])), sys.argv[2:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = MISTAKE
+    except Interrupted as interrupted:
+        say(f"interrupted by {signal.Signals(interrupted.signum).name}, checkpoint written")
+        code = 128 + interrupted.signum
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
