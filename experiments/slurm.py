@@ -7,6 +7,7 @@ is called, so that a launcher that dies between sbatch's answer and its note is 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import uuid
@@ -145,7 +146,12 @@ def parts_of(study: str, launch: str, count: int, array_size: int) -> list[Part]
 
 
 def site_array_size(options: Slurm) -> int:
-    """The largest array this site takes: MaxArraySize as scontrol says it, else the configured one."""
+    """The largest array this site takes: MaxArraySize as scontrol says it, else the configured one.
+
+    Raises UserError where there is no SLURM.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("sbatch is not here; launch from a login node of the cluster, or use cluster=local")
     answer = ask("scontrol", "show", "config")
     said = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer or "", re.MULTILINE)
     return int(said[1]) if said else options.max_array_size
@@ -175,10 +181,7 @@ def sbatch(path: Path, before: Sequence[Part]) -> str:
     # The variables of a surrounding job would become this one's.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
-    try:
-        answer = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, env=environment)
-    except FileNotFoundError as error:
-        raise UserError("sbatch is not here; launch from a login node of the cluster, or use cluster=local") from error
+    answer = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, env=environment)
     if answer.returncode != 0:
         words = " ".join(answer.stderr.split())
         done = f"; submitted before it: {', '.join(part.job for part in before if part.job)}" if before else ""

@@ -64,8 +64,7 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str]) -> Re
         choose("retry", cfg.retry, ("failed",))
     checkpoint_seconds = fitted("checkpoint_seconds", cfg.checkpoint_seconds, float)
     positive("checkpoint_seconds", checkpoint_seconds, zero=True)
-    site = OmegaConf.to_container(cfg.cluster, resolve=True)
-    assert isinstance(site, dict)
+    site: dict[str, Any] = OmegaConf.to_container(cfg.cluster, resolve=True)  # type: ignore[assignment]
     choose("cluster.kind", site.get("kind"), ("local", "slurm"))
     cluster = build(Local if site["kind"] == "local" else Slurm, site, "cluster.")
     return Request(
