@@ -41,7 +41,12 @@ class Local:
 
     @property
     def places(self) -> int:
+        """Packs at once."""
         return self.workers or cores()
+
+    @property
+    def packs_per_task(self) -> int:
+        return 1
 
 
 def cores() -> int:

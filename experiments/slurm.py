@@ -70,6 +70,11 @@ class Slurm:
             if "\n" in line:
                 raise UserError(f"cluster.setup: {line!r} holds a line break; make each shell line an item of its own")
 
+    @property
+    def places(self) -> int:
+        """Packs are not cut smaller to fill a cluster; runs_per_pack says how small they shall be."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Part:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from experiments.claims import Heartbeat, Taken, claim_all
 from experiments.compose import CONF, build, check_arguments, fitted
+from experiments.dry_run import cost, describe, scripts
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.launch import Task, freeze_launch
@@ -97,14 +99,33 @@ def launch(request: Request, console: Console) -> int:
             write_durably(request.folder / "study.json", as_json(asdict(request.study)))
             if todo := missing(request, entries, console):
                 console.print(f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
+                for entry in todo:  # a fresh start for those that failed
+                    (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
                 if isinstance(request.cluster, Slurm):
                     return submit_packs(request, request.cluster, todo, console)
-                places = request.cluster.places
-                packs = plan(todo, request.cluster.runs_per_pack, places, Calibration())
-                Pool(freeze_launch(request.folder, tasks_of(packs, 1), request.head), packs, places, console).run()
+                tasks = tasks_of(request.cluster, todo)
+                packs = [pack for packs in tasks for pack in packs]
+                frozen = freeze_launch(request.folder, ids_of(tasks), request.head)
+                Pool(frozen, packs, request.cluster.places, console).run()
             return report(request, entries, console)
     finally:
         claim.release()
+
+
+def preview(request: Request, console: Console) -> int:
+    """Print what `launch` would do, and do nothing."""
+    todo = missing(request, request.entries, console)
+    console.print(f"{request.name}: {len(todo)} of {len(request.entries)} runs to train; measuring this machine …")
+    if todo:
+        tasks, cluster = tasks_of(request.cluster, todo), request.cluster
+        mirrored = request.head["tracking"]["mode"] != "none"
+        places = min(len(tasks), cluster.places if isinstance(cluster, Local) else cluster.throttle or len(tasks))
+        gpus = isinstance(cluster, Slurm) and bool(cluster.gres or cluster.gpus)
+        texts = [describe(tasks), cost(tasks, places, mirrored, gpus, datetime.now())]
+        if isinstance(cluster, Slurm):
+            texts.insert(0, scripts(request.folder, len(tasks), cluster, request.head["array_size"]))
+        print("\n\n".join(texts))
+    return 0
 
 
 def missing(request: Request, entries: Sequence[Entry], console: Console) -> list[Entry]:
@@ -120,27 +141,30 @@ def missing(request: Request, entries: Sequence[Entry], console: Console) -> lis
         elif stand.state == "failed" and not request.retry:
             left["failed before; retry=failed tries them again"] += 1
         else:
-            (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
             todo.append(entry)
     for reason, count in left.items():
         console.print(f"{count} runs left alone: {reason}")
     return todo
 
 
-def tasks_of(packs: Sequence[PlannedPack], packs_per_task: int) -> list[Task]:
-    """Run ids, pack by pack; a task's packs are neighbours in the order of their cost."""
-    ids = [[entry.run_id for entry in pack.entries] for pack in packs]
-    return [ids[first : first + packs_per_task] for first in range(0, len(ids), packs_per_task)]
+def tasks_of(cluster: Local | Slurm, todo: Sequence[Entry]) -> list[list[PlannedPack]]:
+    """Packs for these runs, longest first, and how many of them share a task."""
+    packs = plan(todo, cluster.runs_per_pack, cluster.places, Calibration())
+    return [packs[first : first + cluster.packs_per_task] for first in range(0, len(packs), cluster.packs_per_task)]
+
+
+def ids_of(tasks: Sequence[Sequence[PlannedPack]]) -> list[Task]:
+    return [[[entry.run_id for entry in pack.entries] for pack in packs] for packs in tasks]
 
 
 def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], console: Console) -> int:
     """Array jobs for what is missing; returns at once."""
-    tasks = tasks_of(plan(todo, cluster.runs_per_pack, 0, Calibration()), cluster.packs_per_task)
+    tasks = tasks_of(cluster, todo)
     if len(tasks) > cluster.max_tasks:
         console.print(
             f"{len(tasks) - cluster.max_tasks} tasks wait for a later launch (cluster.max_tasks={cluster.max_tasks})"
         )
-    frozen = freeze_launch(request.folder, tasks[: cluster.max_tasks], request.head)
+    frozen = freeze_launch(request.folder, ids_of(tasks[: cluster.max_tasks]), request.head)
     for part in submit(frozen, cluster):
         console.print(f"submitted {part.job}: {part.count} tasks, {part.name}")
     console.print(f"logs in {frozen.folder}/logs; see python -m experiments.status {request.name}")
@@ -163,7 +187,7 @@ def main(cfg: DictConfig) -> None:
         chosen = HydraConfig.get()
         request = request_of(cfg, chosen.runtime.choices["study"], list(chosen.overrides.task))
         with explained(request.records):
-            code = launch(request, Console())
+            code = preview(request, Console()) if fitted("dry_run", cfg.dry_run, bool) else launch(request, Console())
     except UserError as error:
         stop(str(error))
     except KeyboardInterrupt:
