@@ -23,7 +23,7 @@ def prepare(numerics: str) -> None:
     """Refuse `fast` where it cannot be had, and forget what earlier packs compiled: their shapes are their own."""
     if numerics == "fast":
         compiler = os.environ.get("CXX", "g++")
-        if not (shutil.which(compiler) or shutil.which("clang++")):
+        if not shutil.which(compiler):
             raise UserError(f"numerics=fast needs a C++ compiler, and {compiler} is not here; install it or use exact")
         # Inductor caches pickles; its default place under /tmp has a name anyone can take first.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))

@@ -1,0 +1,52 @@
+"""Stop a study: python -m experiments.cancel NAME. What was trained stays; the study command goes on from there."""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.claims import live_owners
+from experiments.files import read_json
+from experiments.launch import launches_of
+from experiments.slurm import queue, reconcile
+from experiments.status import study_folder
+from ppo.config import UserError
+
+
+def cancel(study: Path) -> list[str]:
+    """Cancel the study's jobs in the queue and its launcher on this machine; says what was stopped, line by line."""
+    said = []
+    if any(launch.head()["cluster"] == "slurm" for launch in launches_of(study)):
+        alive = {job for job, _ in queue()}
+        jobs = [part.job for launch in launches_of(study) for part in reconcile(launch) if part.job in alive]
+        for job in filter(None, jobs):
+            answer = subprocess.run(["scancel", job], capture_output=True, text=True)
+            said.append(f"job {job}: {answer.stderr.strip() or 'cancelled'}")
+    for claim in study.glob("claim-*"):
+        (who,) = live_owners([claim])
+        owner = read_json(claim / "owner.json") if who is not None else {}
+        if owner.get("host") == socket.gethostname():
+            os.kill(owner["pid"], signal.SIGTERM)
+            said.append(f"{who}: asked to checkpoint and stop")
+        elif who is not None:
+            said.append(f"{who} launches it; stop it there")
+    return said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.cancel", description="Stop a study.")
+    parser.add_argument("name", help="the study's name")
+    parser.add_argument("--records", type=Path, default=Path("records"))
+    options = parser.parse_args()
+    try:
+        print("\n".join(cancel(study_folder(options.name, options.records.resolve()))) or "nothing of it is running")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
