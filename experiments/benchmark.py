@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +26,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.compose import NamedRun, runs_of
+from experiments.record import Record
 from experiments.runner import Watcher, train_runs
+from experiments.tracking import MirrorProcess, Tracking
 from experiments.train import stop
 from ppo.config import Algo, RunConfig, UserError
 from ppo.environments import Environments
@@ -39,6 +42,9 @@ TABLE_1 = (
     *(Algo("kl_fixed", beta=beta) for beta in (0.3, 1.0, 3.0, 10.0)),
 )
 
+CHECKPOINT_SECONDS = 5.0  # often, so that the mirror has rows to send while it is watched
+MIRROR_FIGURES = ("startup_s", "mirror_mb", "mirror_core_share")
+
 Figures = dict[str, float]
 
 
@@ -46,10 +52,14 @@ class Enough(Exception):
     """The measured iterations are over."""
 
 
-def suite(runs: Sequence[NamedRun], iterations: int) -> Figures:
-    """env steps/s of `train_runs`, records included; the first iteration warms up and does not count."""
+def suite(runs: Sequence[NamedRun], iterations: int, tracking: str = "none") -> Figures:
+    """env steps/s of `train_runs`, records included; the first iteration warms up and does not count.
+
+    With tracking, also the mirror on the same core: seconds until all its W&B runs are open, MB, share of the core.
+    """
     boundaries: list[float] = []
     spent: list[dict[str, float]] = []
+    mirror: Figures = {}
 
     def moved(_pack: Pack, iteration: Iteration) -> None:
         boundaries.append(time.perf_counter())
@@ -57,16 +67,47 @@ def suite(runs: Sequence[NamedRun], iterations: int) -> Figures:
         if len(boundaries) > iterations:
             raise Enough
 
-    with tempfile.TemporaryDirectory() as records:
+    with tempfile.TemporaryDirectory() as folder:
+        records = Path(folder)
+        process = MirrorProcess(Tracking(tracking), records, [Record(records, run).folder for run in runs]).process
+        if process is not None:
+            threading.Thread(target=observe, args=(process.pid, records, len(runs), mirror), daemon=True).start()
         try:
-            train_runs(runs, Path(records), 60.0, Watcher(moved=moved))
+            train_runs(runs, records, CHECKPOINT_SECONDS, Watcher(moved=moved))
         except Enough:
             pass
+        if process is not None:
+            process.communicate(timeout=60)
     wall = boundaries[-1] - boundaries[0]
     parts = {name: sum(seconds[name] for seconds in spent[1:]) / wall for name in spent[0]}
     steps = iterations * runs[0].config.profile.horizon * len(runs)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"rate": steps / wall, "peak_mb": memory, **parts, "bookkeeping": 1 - sum(parts.values())}
+    return {"rate": steps / wall, "peak_mb": memory, **parts, "bookkeeping": 1 - sum(parts.values()), **mirror}
+
+
+def observe(pid: int, records: Path, runs: int, figures: Figures) -> None:
+    """Watch a mirror and its wandb-core until they end."""
+    began = time.monotonic()
+    while family := processes_under(pid):
+        if "startup_s" not in figures and len([*records.glob("wandb/offline-run-*")]) == runs:
+            figures["startup_s"] = time.monotonic() - began
+        figures["mirror_mb"] = max(figures.get("mirror_mb", 0.0), sum(memory for memory, _ in family))
+        figures["mirror_core_share"] = sum(cpu for _, cpu in family) / (time.monotonic() - began)
+        time.sleep(0.1)
+
+
+def processes_under(pid: int) -> list[tuple[float, float]]:
+    """(resident MB, CPU seconds) of a process and its children; none once it is gone."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended just now
+        if fields[0] != "Z" and pid in (int(stat.parent.name), int(fields[1])):
+            cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            found.append((int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20, cpu))
+    return found
 
 
 def sb3(run: RunConfig, iterations: int) -> Figures:
@@ -148,6 +189,7 @@ def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[
         say(f"round {number + 1} of {cfg.rounds}")
         take("sb3", sb3, run.config, cfg.iterations)
         take("environments", bare_environments, run.config, cfg.pack)
+        take("pack with mirror", suite, packs["exact"], cfg.iterations, "offline")
         for numerics in ("exact", "fast"):
             take(f"single {numerics}", suite, single[numerics], cfg.iterations)
             take(f"pack {numerics}", suite, packs[numerics], cfg.iterations)
@@ -169,6 +211,8 @@ def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[
         "peak_mb": max(figures["peak_mb"] for figures in seen["pack exact"]),
         "peak_mb_fast": max(figures["peak_mb"] for figures in seen["pack fast"]),
         **{f"share_{part}": share(part) for part in ("environment", "inference", "update", "bookkeeping")},
+        "tracked_vs_untracked": rate("pack with mirror") / rate("pack exact"),
+        **{name: median(figures[name] for figures in seen["pack with mirror"]) for name in MIRROR_FIGURES},
         "replay_invertedpendulum_s": seen["replay InvertedPendulum-v4"][0]["seconds"],
         "replay_reacher_s": seen["replay Reacher-v4"][0]["seconds"],
         "sb3_steps_per_s": rate("sb3"),

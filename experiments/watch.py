@@ -1,0 +1,181 @@
+"""A run's agent at play in Gymnasium: its returns and, if asked, a film or a window.
+
+python -m experiments.watch Hopper-v4-clip_0.2.s3 --episodes 3 --out hopper.mp4
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from experiments import checkpoint
+from experiments.compose import build
+from experiments.files import read_json
+from experiments.film import ENCODING, Film, drawing, follow, has_display
+from experiments.find import find_run
+from experiments.identity import code_id
+from ppo.config import Algo, Env, Profile, UserError, near_matches, positive
+from ppo.environments import MAX_SEED, Spaces
+from ppo.networks import Network
+from ppo.normalisation import ObservationFilter
+from ppo.policies import distribution_class
+from ppo.randomness import generator
+
+
+class Agent:
+    """What a run had learned by its newest readable checkpoint; the observation filter stands still from there on."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            head = read_json(folder / "config.json")
+            self.identity = {name: head[name] for name in ("run_id", "code_id")}
+            self.algo: Algo = build(Algo, head["config"]["algo"], "algo.")
+            self.profile: Profile = build(Profile, head["config"]["profile"], "profile.")
+            self.env: Env = build(Env, head["config"]["env"], "env.")
+        except (KeyError, TypeError, UserError) as error:
+            raise UserError(f"{folder / 'config.json'} is no run of this code: {error}") from error
+        self.done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
+        self.state = self._newest()
+        self.env_steps = self.state["iteration"] * self.profile.horizon
+
+    def _newest(self) -> dict[str, Any]:
+        """From the attempt that finished, or else the newest one that has a readable checkpoint."""
+        attempts = sorted(self.folder.glob("attempt-*"), key=lambda path: -int(path.name.partition("-")[2]))
+        if self.done is not None:
+            attempts = [self.folder / f"attempt-{self.done['attempt']}"]
+        for path in (checkpoint.path_of(place, i) for place in attempts for i in checkpoint.iterations_in(place)):
+            try:
+                return checkpoint.load(path, self.identity)["state"]
+            except checkpoint.Refused as refused:
+                print(f"{refused}; an older one is tried", file=sys.stderr)
+        raise UserError(f"{self.folder} has no readable checkpoint yet; training writes them as it goes, and at Ctrl-C")
+
+    def standing(self) -> str:
+        """What the run itself says of its score."""
+        if self.done is None:
+            return f"the run is still in training, env step {self.env_steps:,}"
+        score = "none" if self.done["score"] is None else f"{self.done['score']:.1f}"
+        return f"the run's own score: {score} ({self.done['status']}; its last 100 training episodes)"
+
+    def enter(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Fit the networks to an environment's spaces."""
+        self.spaces = spaces = Spaces.of(self.env.id, env.observation_space, env.action_space)
+        self.distribution = distribution_class(self.profile.policy, spaces.discrete, self.env.id)
+        self.network = Network(spaces.observation_size, spaces.action_size, not spaces.discrete, self.profile)
+        self.filter = ObservationFilter(1, spaces.observation_size, self.profile)
+        flat, seen = torch.as_tensor(self.state.get("parameters", []))[None], self.state.get("filter", {})
+        if flat.shape != (1, self.network.size) or np.shape(seen.get("mean")) != (spaces.observation_size,):
+            raise UserError(f"{self.folder} (code {self.identity['code_id']}) does not fit the networks of this code")
+        self.parameters = {name: view.numpy() for name, view in self.network.views(flat).items()}
+        self.filter.load_state_dict(0, seen)
+
+    def act(self, observation: np.ndarray, rng: np.random.Generator, sample: bool) -> np.ndarray:
+        """Observation (D,) → action (A,) float64 or () int64: the likeliest (a Gaussian's mean) or a sample."""
+        spaces, size = self.spaces, self.spaces.action_size
+        if self.algo.objective == "random":
+            return np.asarray(rng.integers(size) if spaces.discrete else rng.uniform(spaces.low, spaces.high))
+        x = self.filter.normalise(observation.astype(np.float64)[None])
+        policy = self.network.policy(self.parameters, x[:, None])[:, 0]
+        if not np.isfinite(policy).all():
+            raise UserError(f"{self.folder} diverged: its policy gives no finite action")
+        noise = self.distribution.noise(rng, 1, size)[None]
+        perturbation = self.distribution.perturbation(self.parameters, noise)[:, 0]
+        action = self.distribution.act(policy, perturbation if sample else np.zeros_like(policy))[0]
+        if spaces.discrete:
+            return action
+        action = action.astype(np.float64)
+        return action.clip(spaces.low, spaces.high) if self.profile.clip_actions else action
+
+
+def open_environment(env_id: str, film: bool, window: bool) -> gymnasium.Env[Any, Any]:
+    """The task in Gymnasium, able to draw if that is asked; UserError if it has no such task or cannot."""
+    try:
+        gymnasium.spec(env_id)
+    except (gymnasium.error.Error, ImportError) as error:
+        near = near_matches(env_id, list(gymnasium.registry))
+        raise UserError(f"Gymnasium, where agents are watched, has no task {env_id}{near}") from error
+    if film:
+        os.environ.update(drawing(env_id))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*out of date.*", category=DeprecationWarning)
+        env = gymnasium.make(env_id, render_mode="human" if window else "rgb_array" if film else None)
+    follow(env)
+    return env
+
+
+def play(
+    agent: Agent, env: gymnasium.Env[Any, Any], seed: int, number: int, sample: bool, film: Film | None
+) -> tuple[float, int]:
+    """Episode `number`, whose randomness has its name: the return (raw reward) and the length in env steps."""
+    observation, _ = env.reset(seed=int(generator(seed, "watch environment", number).integers(MAX_SEED)))
+    rng = generator(seed, "watch action", number)
+    total, length, ended = 0.0, 0, False
+    while not ended:
+        if film is not None:
+            film.take(env.render)
+        observation, reward, terminated, truncated, _ = env.step(agent.act(observation, rng, sample))
+        total, length, ended = total + float(reward), length + 1, terminated or truncated
+    return total, length
+
+
+def watch(run: str, records: Path, episodes: int, sample: bool, seed: int, out: Path | None, window: bool) -> None:
+    """Play a run's agent, print its returns, and film it or show it in a window; UserError for what does not fit."""
+    positive("--episodes", episodes)
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: seeds are whole numbers from 0 to 2^63 - 1")
+    if out is not None and out.suffix not in ENCODING:
+        raise UserError(f"--out {out}: a film is an .mp4 or a .gif, and its name says which")
+    if window and not has_display():
+        raise UserError("--window: there is no display here (DISPLAY is not set); film it with --out film.mp4")
+    agent = Agent(find_run(run, records))
+    if agent.identity["code_id"] != code_id():
+        print(f"trained by code {agent.identity['code_id']}, this is {code_id()}: returns may differ", file=sys.stderr)
+    env = open_environment(agent.env.id, out is not None, window)
+    film = None if out is None else Film(out, env.metadata.get("render_fps", 30))
+    try:
+        agent.enter(env)
+        manner = "uniform" if agent.algo.objective == "random" else "sampled" if sample else "likeliest"
+        print(f"{agent.folder.name} at env step {agent.env_steps:,}, {manner} actions")
+        results = []
+        for number in range(episodes):
+            results.append(play(agent, env, seed, number, sample, film))
+            print("episode {}: return {:.1f}, length {}".format(number, *results[-1]), flush=True)
+    finally:
+        env.close()
+        if film is not None:
+            film.close()
+    mean = sum(result[0] for result in results) / episodes
+    print(f"mean return {mean:.1f}; {agent.standing()}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.watch", description="A run's agent at play.")
+    parser.add_argument("run", help="its folder, anything inside it, or the beginning of its name or id")
+    parser.add_argument("--records", type=Path, default=Path("records"), help="where names are looked up")
+    parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--sample", action="store_true", help="sample actions as in training (default: the likeliest)")
+    parser.add_argument("--seed", type=int, default=0, help="of the environment and the samples, not the run's")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--out", type=Path, help="film it: FILE.mp4 or FILE.gif")
+    shown.add_argument("--window", action="store_true", help="show it")
+    try:
+        watch(**vars(parser.parse_args(arguments)))
+    except (UserError, OSError, gymnasium.error.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
