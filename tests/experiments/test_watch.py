@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from experiments import checkpoint, film, watch
+from experiments.find import find_run
 from experiments.identity import code_id
 from ppo.config import Algo, UserError
 from ppo.randomness import generator
