@@ -1,0 +1,286 @@
+"""Studies on this machine, by their commands: complete, byte-equal whatever was killed, and clear about what failed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments.files import as_json, read_json
+from experiments.identity import code_id
+from experiments.launch import Launch, freeze_launch, launches_of, snapshot
+from experiments.local import Pool
+from experiments.manifest import Entry, freeze, read_manifest
+from experiments.packs import PlannedPack
+from experiments.provenance import ROOT
+from experiments.standing import standings
+from experiments.status import look
+from experiments.task import FAILED
+from tests.conftest import promised, small_run, train
+from tests.experiments.test_packs import entries_of
+
+STUDY = """
+profile: ppo1_2017_08
+env_steps: 6144
+seeds: [0, 1]
+environments: [cartpole, invertedpendulum]
+variants:
+  plain: [algo=unconstrained]
+  clip: [algo=clip]
+"""
+SMALL = ("profile.horizon=256", "profile.epochs=2", "tracking=none", "checkpoint_seconds=0.2")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A folder for --config-dir with a study in it: 8 runs of 24 iterations."""
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / "tiny.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def command(tiny: Path, *overrides: str, records: str = "records") -> list[str]:
+    study = [f"--config-dir={tiny / 'conf'}", "study=tiny", f"records={tiny / records}", *SMALL, *overrides]
+    return [sys.executable, "-m", "experiments.study", *study]
+
+
+def launch(tiny: Path, *overrides: str, records: str = "records") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(tiny, *overrides, records=records), capture_output=True, text=True, timeout=300)
+
+
+def start(tiny: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    """The command in the background, in a process group of its own."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command(tiny, *overrides), start_new_session=True, **quiet)  # type: ignore[call-overload]
+
+
+def entries(tiny: Path) -> list[Entry]:
+    return read_manifest(tiny / "records" / "studies" / "tiny")
+
+
+def assert_undisturbed(tiny: Path) -> None:
+    """Every run is done, and its files are those of the same runs trained here with nothing in their way."""
+    by_env: dict[str, list[Any]] = {}
+    for entry in entries(tiny):
+        by_env.setdefault(entry.env, []).append(entry.run.config)
+    for env, runs in by_env.items():
+        train(runs, tiny / f"undisturbed-{env}", checkpoint_seconds=1e9)
+        assert promised(runs, tiny / "records") == promised(runs, tiny / f"undisturbed-{env}")
+
+
+def begun(tiny: Path) -> bool:
+    return any((tiny / "records").glob("runs/*/*/attempt-*/checkpoint-*.pt"))
+
+
+def relatives(study: subprocess.Popen[bytes]) -> Iterator[int]:
+    """Every process below the launcher: tasks and workers, each in a session of its own."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    for pid in parents:
+        above = pid
+        while above in parents and above != study.pid:
+            above = parents[above]
+        if above == study.pid:
+            yield pid
+
+
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+def test_a_study_completes_and_the_same_command_has_nothing_left_to_do(tiny: Path) -> None:
+    first = launch(tiny)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "tiny: 8 done" in first.stdout
+    assert_undisturbed(tiny)
+    (frozen,) = launches_of(tiny / "records/studies/tiny")
+    ids = [run for task in frozen.tasks() for pack in task for run in pack]
+    assert sorted(ids) == sorted(e.run_id for e in entries(tiny))
+    origin = read_json(next((tiny / "records").glob("runs/*/*/provenance.json")))
+    assert origin["commit"] == read_json(Path(frozen.head()["code"]) / "origin.json")["commit"]
+
+    again = launch(tiny)
+    assert again.returncode == 0
+    assert "tiny: 8 done" in again.stdout
+    assert len(launches_of(tiny / "records/studies/tiny")) == 1
+
+    grown = launch(tiny, "seeds=[0,1,2]", "environments=[cartpole,invertedpendulum]")
+    assert grown.returncode == 2
+    assert "4 new" in grown.stderr
+    assert "extend=true" in grown.stderr
+    grown = launch(tiny, "seeds=[0,1,2]", "extend=true")
+    assert grown.returncode == 0
+    assert "tiny: 12 done" in grown.stdout
+
+    status = subprocess.run(
+        [sys.executable, "-m", "experiments.status", "tiny", "--records", str(tiny / "records"), "--json"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert status.returncode == 0
+    assert json.loads(status.stdout)["counts"] == {"done": 12}
+
+
+def test_three_kills_at_random_moments_cost_no_byte(tiny: Path) -> None:
+    rng = random.Random(os.urandom(8))
+    for _ in range(3):
+        study = start(tiny)
+        time.sleep(rng.uniform(2.0, 12.0))
+        for pid in [*relatives(study), study.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        study.wait()
+    last = launch(tiny)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert_undisturbed(tiny)
+
+
+def test_a_killed_launcher_takes_its_packs_with_it(tiny: Path) -> None:
+    study = start(tiny, "env_steps=10_000_000")
+    wait_until(lambda: begun(tiny))
+    below = [*relatives(study)]
+    study.kill()
+    study.wait()
+    wait_until(lambda: not any(alive(pid) for pid in below))
+    states = {stand.state for _, stand in look(tiny / "records/studies/tiny")}
+    assert "running" not in states
+    assert "stopped" in states
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_study_with_checkpoints_and_the_same_command_goes_on(tiny: Path, signum: int) -> None:
+    study = start(tiny)
+    wait_until(lambda: begun(tiny))
+    study.send_signal(signum)
+    assert study.wait(30) == 130
+    assert launch(tiny).returncode == 0
+    assert_undisturbed(tiny)
+
+
+def test_two_launches_at_once_train_nothing_twice(tiny: Path) -> None:
+    first = start(tiny)
+    wait_until(lambda: any((tiny / "records").glob("studies/tiny/claim-*/owner.json")))
+    second = launch(tiny)
+    assert second.returncode == 2
+    assert "is being launched by another command" in second.stderr
+    assert first.wait(120) == 0
+    attempts = [len([*run.glob("attempt-*")]) for run in (tiny / "records").glob("runs/*/*")]
+    assert attempts == [1] * 8
+
+
+def test_a_dry_run_tells_and_does_nothing(tiny: Path) -> None:
+    told = launch(tiny, "dry_run=true", "cluster.workers=1")
+    assert told.returncode == 0
+    assert "tiny: 8 of 8 runs to train" in told.stdout
+    assert "CartPole-v1, 4 runs: plain × 2, clip × 2" in told.stdout
+    assert "core-hours" in told.stdout
+    assert not (tiny / "records").exists()
+
+
+class TestACrash:
+    """One run of a pack raises: its mates finish, it is named with the line of its error, and can be tried again."""
+
+    @pytest.fixture
+    def pack(self, tmp_path: Path) -> PlannedPack:
+        return PlannedPack(tuple(entries_of(*(small_run(seed=seed, env="CartPole-v1") for seed in (0, 1, 2)))), 1.0)
+
+    def frozen(self, pack: PlannedPack, records: Path) -> Launch:
+        study = records / "studies" / "broken"
+        freeze(study, pack.entries, extend=False)
+        head = {"tracking": {"mode": "none"}, "checkpoint_seconds": 60.0, "requeue": False, "array_size": None}
+        return freeze_launch(study, [[[entry.run_id for entry in pack.entries]]], {"cluster": "local", **head})
+
+    def pool(self, launch: Launch, pack: PlannedPack) -> int:
+        return Pool(launch, [pack], 1, Console(quiet=True)).run()
+
+    def break_seed_1(self, launch: Launch) -> Path:
+        """In the snapshot: what the launch's code id covers stays as it is."""
+        path = Path(launch.head()["code"]) / "experiments" / "runner.py"
+        path.write_text(
+            path.read_text().replace(
+                "    pack = Pack([record.run.config for record, _, _ in group])\n",
+                "    pack = Pack([record.run.config for record, _, _ in group])\n"
+                "    if any(run.seed == 1 for run in pack.runs):\n"
+                "        raise ArithmeticError('seed 1 is cursed')\n",
+            )
+        )
+        assert "cursed" in path.read_text()
+        return path
+
+    def test_only_the_culprit_fails_and_a_retry_heals_it(self, tmp_path: Path, pack: PlannedPack) -> None:
+        launch = self.frozen(pack, tmp_path)
+        self.break_seed_1(launch)
+        assert self.pool(launch, pack) == FAILED
+        stands = standings(pack.entries, tmp_path, code_id())
+        assert [stand.state for stand in stands] == ["done", "failed", "done"]
+        assert stands[1].note == "ArithmeticError: seed 1 is cursed"
+        log = launch.log(0).read_text()
+        assert log.count("Traceback") == 3  # the pack, the pack again, the culprit alone
+        failed = tmp_path / "runs" / code_id() / pack.entries[1].folder_name / "failed.json"
+        assert read_json(failed)["log"] == str(launch.log(0))
+
+        failed.unlink()  # what retry=failed does
+        for path in tmp_path.glob("studies/broken/code/*/experiments/runner.py"):
+            path.write_text((ROOT / "experiments" / "runner.py").read_text())
+        assert self.pool(self.frozen(pack, tmp_path), pack) == 0
+        runs = [entry.run.config for entry in pack.entries]
+        train(runs, tmp_path / "undisturbed")
+        assert promised(runs, tmp_path) == promised(runs, tmp_path / "undisturbed")
+
+    def test_a_worker_killed_for_its_memory_is_tried_again(self, tmp_path: Path, pack: PlannedPack) -> None:
+        launch = self.frozen(pack, tmp_path)
+        path = Path(launch.head()["code"]) / "experiments" / "worker.py"
+        marker = tmp_path / "killed-once"
+        path.write_text(
+            path.read_text().replace(
+                "def main() -> None:\n",
+                "def main() -> None:\n    import os\n"
+                f"    if not os.path.exists({str(marker)!r}):\n"
+                f"        open({str(marker)!r}, 'w').close()\n        os.kill(os.getpid(), 9)\n",
+            )
+        )
+        assert self.pool(launch, pack) == 0
+        assert marker.exists()
+        assert {stand.state for stand in standings(pack.entries, tmp_path, code_id())} == {"done"}
+
+    def test_a_launch_whose_packages_changed_trains_nothing(self, tmp_path: Path, pack: PlannedPack) -> None:
+        launch = self.frozen(pack, tmp_path)
+        (launch.folder / "launch.json").write_bytes(as_json(launch.head() | {"code_id": "0" * 12}))
+        assert self.pool(launch, pack) == 2
+        assert "a package under it has changed" in launch.log(0).read_text()
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_snapshot_is_the_code_and_nothing_else(tmp_path: Path) -> None:
+    copy = snapshot(tmp_path)
+    assert snapshot(tmp_path) == copy
+    files = {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()}
+    assert Path("ppo/update.py") in files
+    assert Path("conf/study/table1.yaml") in files
+    for path in files - {Path("origin.json")}:
+        assert (copy / path).read_bytes() == (ROOT / path).read_bytes()
+    asked = [sys.executable, "-c", "from experiments.identity import code_id; print(code_id())"]
+    assert subprocess.run(asked, cwd=copy, capture_output=True, text=True).stdout.strip() == code_id()
