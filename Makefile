@@ -1,4 +1,4 @@
-# make quick: set up, train a pack of real agents, draw their curves.   make test: set up, check, test.
+# make quick: set up, train a small study, draw its curves.   make test: set up, check, test.
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 quick: install
-	$(PYTHON) -m experiments.train env=hopper num_seeds=4 env_steps=102_400
+	$(PYTHON) -m experiments.study study=quick
 	$(PYTHON) -m analysis.plot records
 
 lint: install

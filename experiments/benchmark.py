@@ -22,12 +22,18 @@ from typing import Any
 
 import hydra
 import numpy as np
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.compose import NamedRun, runs_of
+from experiments.compose import CONF, NamedRun, runs_of
+from experiments.files import as_json
+from experiments.identity import code_id
+from experiments.launch import freeze_launch
+from experiments.manifest import expand, freeze, study_of
 from experiments.record import Record
 from experiments.runner import Watcher, train_runs
+from experiments.status import look, table
 from experiments.tracking import MirrorProcess, Tracking
 from experiments.train import stop
 from ppo.config import Algo, RunConfig, UserError
@@ -155,6 +161,25 @@ def replay(env_id: str, count: int, resets: int) -> Figures:
     return {"seconds": time.perf_counter() - began}
 
 
+def large_study(seeds: int, folder: str) -> Figures:
+    """Seconds to expand and freeze Table 1 with so many seeds, and to say how all its runs stand."""
+    records = Path(folder)
+    study = records / "studies" / "large"
+    overrides = ["study=table1", f"num_seeds={seeds}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        began = time.perf_counter()
+        entries = freeze(study, expand(study_of(compose("launch", overrides=overrides)), overrides), extend=False)
+        expanded = time.perf_counter() - began
+    for entry in entries:
+        run = records / "runs" / code_id() / entry.folder_name
+        (run / "attempt-1").mkdir(parents=True)
+        (run / "done.json").write_bytes(as_json({"status": "complete", "score": 1.0, "env_steps": 999_424}))
+    freeze_launch(study, [[[entry.run_id for entry in entries]]], {"cluster": "local"})
+    began = time.perf_counter()
+    table("large", look(study))
+    return {"runs": len(entries), "expand_s": expanded, "status_s": time.perf_counter() - began}
+
+
 def alone(function: Callable[..., Figures], *arguments: Any) -> Figures:
     """The function's figures from a fresh process, bound to one core."""
     with multiprocessing.get_context("spawn").Pool(1, initializer=bind) as pool:
@@ -193,6 +218,8 @@ def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[
         for numerics in ("exact", "fast"):
             take(f"single {numerics}", suite, single[numerics], cfg.iterations)
             take(f"pack {numerics}", suite, packs[numerics], cfg.iterations)
+    with tempfile.TemporaryDirectory() as folder:
+        take("large study", large_study, cfg.study_seeds, folder)
     for env_id in ("InvertedPendulum-v4", "Reacher-v4"):
         take(f"replay {env_id}", replay, env_id, cfg.pack, cfg.resets)
 
@@ -213,6 +240,7 @@ def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[
         **{f"share_{part}": share(part) for part in ("environment", "inference", "update", "bookkeeping")},
         "tracked_vs_untracked": rate("pack with mirror") / rate("pack exact"),
         **{name: median(figures[name] for figures in seen["pack with mirror"]) for name in MIRROR_FIGURES},
+        **{f"study_{name}": value for name, value in seen["large study"][0].items()},
         "replay_invertedpendulum_s": seen["replay InvertedPendulum-v4"][0]["seconds"],
         "replay_reacher_s": seen["replay Reacher-v4"][0]["seconds"],
         "sb3_steps_per_s": rate("sb3"),
@@ -220,7 +248,7 @@ def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[
     }
 
 
-def table(figures: dict[str, float]) -> str:
+def as_table(figures: dict[str, float]) -> str:
     return "\n".join(f"{name:<28}{value:>10,.3g}" for name, value in figures.items())
 
 
@@ -232,7 +260,7 @@ def main(cfg: DictConfig) -> None:
         stop(str(error))
     out = sys.stderr if cfg.json else sys.stdout
     figures = measure(run, cfg, lambda line: print(line, file=out, flush=True))
-    print(table(figures), file=out)
+    print(as_table(figures), file=out)
     if cfg.json:
         print(json.dumps(figures))
 

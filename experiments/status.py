@@ -23,6 +23,7 @@ STATES = ("done", "diverged", "running", "queued", "stopped", "failed", "missing
 COMPLETE = ("done", "diverged")
 WATCH_SECONDS = 5.0
 SHOWN = 20  # of the runs that want a person's eye
+PIPED_WIDTH = 200  # columns
 
 
 def study_folder(name: str, records: Path) -> Path:
@@ -108,7 +109,8 @@ def main() -> None:
         if options.json:
             print(as_text(stands))
         elif not options.watch:
-            Console().print(table(options.name, stands), highlight=False)
+            console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+            console.print(table(options.name, stands), highlight=False)
         else:
             with Live(table(options.name, stands), console=Console()) as live:
                 while not complete(stands):
