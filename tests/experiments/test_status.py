@@ -1,0 +1,191 @@
+"""How a study stands, read from folders made by hand; its logs; a run made again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import slurm
+from experiments.claims import owner
+from experiments.files import as_json
+from experiments.identity import code_id
+from experiments.launch import freeze_launch
+from experiments.logs import logs_of
+from experiments.manifest import Entry, freeze
+from experiments.rerun import rerun
+from experiments.slurm import Queued
+from experiments.standing import Standing, reached
+from experiments.status import as_text, look, queued
+from ppo.config import UserError
+from tests.conftest import small_run, train
+from tests.experiments.test_packs import entries_of
+
+RUNS = entries_of(*(small_run(seed=seed, iterations=4, env="CartPole-v1") for seed in range(7)))
+
+
+def folder(records: Path, entry: Entry) -> Path:
+    path = records / "runs" / code_id() / entry.folder_name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def attempt(records: Path, entry: Entry, number: int, who: dict[str, object], iterations: int) -> None:
+    path = folder(records, entry) / f"attempt-{number}"
+    path.mkdir()
+    (path / "owner.json").write_bytes(as_json(who))
+    (path / "heartbeat").write_text("1\n")
+    rows = [f"{i},{100 + 2 * i}.00,3,0.1,0.1,0.1" for i in range(1, iterations + 1)]
+    (path / "timing.csv").write_text(
+        "iteration,unix_time,pack_size,environment,inference,update\n" + "\n".join(rows) + "\n"
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Seven runs: done, diverged, running here, running elsewhere, stopped, failed, missing."""
+    records, path = tmp_path, tmp_path / "studies" / "seven"
+    freeze(path, RUNS, extend=False)
+    freeze_launch(path, [[[entry.run_id for entry in RUNS]]], {"cluster": "local", "array_size": None})
+    done = {"status": "complete", "score": 12.345, "env_steps": 1024}
+    (folder(records, RUNS[0]) / "done.json").write_bytes(as_json(done))
+    (folder(records, RUNS[1]) / "done.json").write_bytes(as_json(done | {"status": "diverged", "env_steps": 512}))
+    here, dead = owner(), owner() | {"pid": -1}
+    elsewhere = here | {"host": "node7", "pid": 12, "slurm_job_id": "99"}
+    attempt(records, RUNS[2], 1, here, 3)
+    attempt(records, RUNS[3], 2, elsewhere, 1)
+    attempt(records, RUNS[4], 1, dead, 2)
+    attempt(records, RUNS[5], 1, dead, 1)
+    (folder(records, RUNS[5]) / "failed.json").write_bytes(as_json({"error": "ValueError: no"}))
+    return path
+
+
+def test_every_state_is_told_from_its_folder(study: Path) -> None:
+    stands = [stand for _, stand in look(study)]
+    assert [stand.state for stand in stands] == [
+        "done",
+        "diverged",
+        "running",
+        "running",
+        "stopped",
+        "failed",
+        "missing",
+    ]
+    assert [stand.iteration for stand in stands] == [4, 2, 3, 1, 2, 1, 0]
+    assert stands[0].note == "score 12.3"
+    assert stands[2].note == f"process {os.getpid()} on {owner()['host']}"
+    assert stands[3].note == "process 12 on node7, job 99"
+    assert stands[5].note == "ValueError: no"
+    assert stands[2].steps_per_second == 3 * 256 / 2  # three runs, 256 env steps every 2 s
+
+
+def test_a_heartbeat_elsewhere_that_stopped_is_no_sign_of_life(study: Path) -> None:
+    beat = folder(study.parent.parent, RUNS[3]) / "attempt-2" / "heartbeat"
+    os.utime(beat, (beat.stat().st_atime, beat.stat().st_mtime - 60))
+    assert look(study)[3][1].state == "stopped"
+
+
+def test_json_has_every_run_and_the_counts(study: Path) -> None:
+    answer = json.loads(as_text(look(study)))
+    assert answer["counts"] == {"done": 1, "diverged": 1, "running": 2, "stopped": 1, "failed": 1, "missing": 1}
+    assert [run["run_id"] for run in answer["runs"]] == [entry.run_id for entry in RUNS]
+    assert answer["runs"][4] == {
+        "run_id": RUNS[4].run_id, "variant": "v", "env": "e", "seed": 4, "state": "stopped", "note": "",
+        "iteration": 2, "iterations": 4,
+    }  # fmt: skip
+
+
+def test_the_queue_says_who_is_about_to_start(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = study / "launches/1/launch.json"
+    head.write_bytes(as_json(json.loads(head.read_text()) | {"cluster": "slurm", "array_size": 10}))
+    part = slurm.Part("ppo-seven-1-0-abcdef01", 0, 1, None)
+    slurm.note(slurm.Launch(head.parent), [part])
+    answers = {
+        ("squeue", "--noheader", "--format=%F", "--name=ppo-seven-1-0-abcdef01"): "77\n",
+        (
+            "squeue",
+            "--me",
+            "--noheader",
+            "--array",
+            "--format=%F|%K|%T|%N|%r|%j",
+        ): "77|0|PENDING||Priority|x|y\n8|N/A|R|||\n",
+    }
+    monkeypatch.setattr(slurm, "ask", lambda *command: answers[command])
+    states = {entry.run.config.seed: (stand.state, stand.note) for entry, stand in look(study)}
+    assert states[6] == ("queued", "job 77_0 (Priority)")
+    assert states[2][0] == "running"
+    assert slurm.noted(slurm.Launch(head.parent))[0].job == "77"  # an id that was never noted is found by its name
+
+
+def test_a_job_that_runs_but_has_not_begun_a_run_counts_as_running() -> None:
+    stand = queued(Standing("missing"), ("77_3", Queued("RUNNING", "n2", "None")))
+    assert (stand.state, stand.note) == ("running", "job 77_3 on n2")
+    assert queued(Standing("done"), ("77_3", Queued("PENDING", "", "Priority"))).state == "done"
+
+
+def test_a_half_written_line_of_timing_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "timing.csv"
+    path.write_text(
+        "iteration,unix_time,pack_size,environment,inference,update\n7,10.00,2,1,1,1\n8,12.00,2,1,1,1\n9,14.0"
+    )
+    assert reached(path, 100) == (8, 100.0)
+    assert reached(tmp_path / "none.csv", 100) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["seven"], 1, "1 done"),
+        (["sevn"], 2, "did you mean seven?"),
+    ],
+)
+def test_the_command_says_it_with_an_exit_code(study: Path, arguments: list[str], code: int, words: str) -> None:
+    command = [sys.executable, "-m", "experiments.status", *arguments, "--records", str(study.parent.parent)]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == code
+    assert words in answer.stdout + answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_log_of_a_run_is_that_of_its_task(study: Path) -> None:
+    assert logs_of(RUNS[3].run_id, study.parent.parent) == []
+    log = study / "launches/1/logs/0.log"
+    log.write_text("words\n")
+    assert logs_of(RUNS[3].run_id, study.parent.parent) == [log]
+    assert logs_of("0" * 12, study.parent.parent) == []
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained in a pack of three."""
+    path = tmp_path_factory.mktemp("records")
+    train([small_run(seed=seed, env="CartPole-v1") for seed in (0, 1, 2)], path)
+    return path
+
+
+class TestRerun:
+    def test_a_run_made_again_alone_has_the_bytes_it_had_in_its_pack(self, records: Path) -> None:
+        (run,) = records.glob("runs/*/*.s1-*")
+        assert rerun(run) == []
+
+    def test_the_first_line_that_differs_is_named(self, records: Path, tmp_path: Path) -> None:
+        shutil.copytree(records, tmp_path / "copy")
+        (run,) = (tmp_path / "copy").glob("runs/*/*.s1-*")
+        path = run / "attempt-1" / "episodes.csv"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[:4], "1,2.0,3", *lines[5:]]) + "\n")
+        assert rerun(run) == [f"episodes.csv differs first in line 5: 1,2.0,3 in the record, {lines[4]} now"]
+
+    def test_other_code_and_unfinished_runs_are_refused(self, records: Path, tmp_path: Path) -> None:
+        shutil.copytree(records, tmp_path / "copy")
+        (run,) = (tmp_path / "copy").glob("runs/*/*.s1-*")
+        head = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_bytes(as_json(head | {"code_id": "0" * 12}))
+        with pytest.raises(UserError, match="computed by code 000000000000"):
+            rerun(run)
+        (run / "done.json").unlink()
+        with pytest.raises(UserError, match="not finished"):
+            rerun(run)
