@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,7 @@ class Run:
 
     @property
     def variant(self) -> str:
-        """The objective with its setting: clip_0.2."""
-        algo = self.config["algo"]
-        setting = {"clip": "epsilon", "kl_fixed": "beta", "kl_adaptive": "kl_target"}.get(algo["objective"])
-        return algo["objective"] if setting is None else f"{algo['objective']}_{algo[setting]:g}"
+        return variant_of(self.config["algo"])
 
     def episodes(self) -> pd.DataFrame:
         """env_step, return, length: one row per finished episode."""
@@ -49,6 +46,12 @@ class Run:
     def _table(self, name: str) -> pd.DataFrame:
         whole_lines = (self.attempt / name).read_text().rpartition("\n")[0] + "\n"
         return pd.read_csv(io.StringIO(whole_lines))
+
+
+def variant_of(algo: Mapping[str, Any]) -> str:
+    """The objective with its setting: clip_0.2."""
+    setting = {"clip": "epsilon", "kl_fixed": "beta", "kl_adaptive": "kl_target"}.get(algo["objective"])
+    return str(algo["objective"]) if setting is None else f"{algo['objective']}_{algo[setting]:g}"
 
 
 def find_runs(places: Sequence[Path]) -> list[Run]:
