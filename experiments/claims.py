@@ -52,6 +52,9 @@ class Claim:
             self.folder.mkdir()
         except FileExistsError as error:
             raise Taken(f"{self.folder} was claimed by someone else just now") from error
+        if (later := max(claims_on(path))) > max(held, default=0) + 1:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise Taken(f"{numbered(path, later)} was claimed by someone else meanwhile")
         write_durably(self.folder / "owner.json", as_json(owner()))
         for number in held:
             shutil.rmtree(numbered(path, number), ignore_errors=True)
@@ -100,8 +103,9 @@ def live_owners(folders: Sequence[Path]) -> list[str | None]:
     """For each claimed folder, who is at work there ('process 12 on node7'), or None. Waits once, not per folder."""
     found: list[str | None] = [None] * len(folders)
     silent: dict[int, tuple[str, str]] = {}  # owners on other machines: index → (name, heartbeat when first seen)
+    deadline = time.monotonic() + 2.0
     for index, folder in enumerate(folders):
-        who = wait_for_owner(folder / "owner.json")
+        who = wait_for_owner(folder / "owner.json", deadline - time.monotonic())
         if who is None:
             continue
         name = f"process {who['pid']} on {who['host']}"
@@ -148,7 +152,7 @@ def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
     """A claim is a folder first and a name a moment later."""
     deadline = time.monotonic() + seconds
     while not path.exists():
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or not path.parent.exists():
             return None
         time.sleep(0.05)
     return read_json(path)

@@ -16,16 +16,17 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 import wandb
+from wandb.util import get_core_path
 
 from experiments.files import as_json, read_json, write_durably
 from experiments.identity import NUMERIC_PACKAGES, variant
@@ -142,7 +143,7 @@ class Mirror:
         self.cursor = root / "cursors" / f"{source.id}-{target.mode}.json"
         self.claim_path = root / "claims" / f"{source.id}-{target.mode}"
         self.run: Any = None
-        self.sent = 0  # the last iteration handed to W&B
+        self.sent = self.began = 0  # the last iteration handed to W&B; the same when it was opened
 
     def confirmed(self) -> dict[str, Any]:
         """The cursor, if it is this target's."""
@@ -176,15 +177,24 @@ class Mirror:
         if self.target.mode == "offline":
             earlier = self.target.records.glob(f"wandb/offline-run-*-{self.source.id}/run-{self.source.id}.wandb")
             others = [path for path in earlier if path.parent != Path(self.run.dir).parent]
-            self.sent = max([self.confirmed()["iteration"], *map(last_step, others)])
+            self.sent = max([self.confirmed()["iteration"], *map(steps_left_behind, others)])
         else:
             self.sent = max(self.run.starting_step - 1, 0)
+        self.began = self.sent
+
+    def drop(self) -> None:
+        """After a failure: let go of the W&B run, to open it anew."""
+        if self.run is not None:
+            with suppress(Exception):
+                self.run.finish(exit_code=1)
+            self.run = None
 
     def pump(self) -> None:
         """Hand over the rows that have become final."""
         for row in self.source.rows(self.sent):
             self.sent = int(row["iteration"])
-            self.run.log(row | {"iteration": self.sent, "env_steps": int(row["env_steps"])}, step=self.sent)
+            row |= {"iteration": self.sent, "env_steps": int(row["env_steps"])}
+            self.run.log(row, step=self.sent, commit=True)
 
     def close(self) -> None:
         """Finish the W&B run, with score and episodes if the run is done, and confirm what it holds."""
@@ -196,23 +206,45 @@ class Mirror:
             self.run.summary.update({name: done[name] for name in ("status", "score", "attempt", "env_steps")})
             self.run.summary.update({name: done[name] for name in ("episodes_sha256", "iterations_sha256")})
         self.run.finish(exit_code=0 if done is not None else 1)
-        if self.target.mode == "online" and (held := last_step_online(self.run.path)) < self.sent:
-            raise TimeoutError(f"the server holds {held} of {self.sent} rows")
+        self.check(done is not None)
         self.cursor.parent.mkdir(parents=True, exist_ok=True)
         confirmed = {"place": self.target.place, "iteration": self.sent, "complete": done is not None}
         write_durably(self.cursor, as_json(confirmed))
 
+    def check(self, done: bool) -> None:
+        """Ask W&B for what it holds: `finish` also returns when the server refused, or before a file is written."""
+        if self.target.mode == "online":
+            held = wandb.Api(timeout=int(INIT_SECONDS)).run(self.run.path)
+            if (last := max(held.lastHistoryStep, 0)) < self.sent:
+                raise TimeoutError(f"the server holds {last} of {self.sent} rows")
+            if done and not [file for file in held.files(names=["episodes.csv"]) if file.size]:
+                raise TimeoutError("the server does not hold episodes.csv")
+            return
+        path = Path(self.run.dir).parent / f"run-{self.source.id}.wandb"
+        deadline = time.monotonic() + FINISH_SECONDS
+        while steps_in(path) < (self.sent if self.sent > self.began else 0, True):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{path} was not written to its end, row {self.sent}")
+            time.sleep(0.1)
 
-def last_step(path: Path) -> int:
-    """The last step in a .wandb file, torn or whole; waits for a wandb-core left behind to flush what it has."""
+
+def steps_in(path: Path) -> tuple[int, bool]:
+    """The last step in a .wandb file, torn or whole, and whether its end is written."""
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    records = [json.loads(line) for line in lines if '"type":"history"' in line or '"type":"exit"' in line]
+    steps = [record["history"]["step"]["num"] for record in records if record["type"] == "history"]
+    return max(steps, default=0), any(record["type"] == "exit" for record in records)
+
+
+def steps_left_behind(path: Path) -> int:
+    """The same of an earlier process's file, once a wandb-core left behind has flushed what it has."""
     while time.time() - path.stat().st_mtime < 2 * FLUSH_SECONDS:
         time.sleep(0.2)
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    steps = [json.loads(line)["history"]["step"]["num"] for line in lines if '"type":"history"' in line]
-    return max(steps, default=0)
+    return steps_in(path)[0]
 
 
-def last_step_online(path: str) -> int:
-    """The last step the server holds, asked anew: `finish` also returns when the server refused."""
-    return int(wandb.Api(timeout=int(INIT_SECONDS)).run(path).lastHistoryStep)
+def forget_core() -> None:
+    """End wandb-core: after a failure it may still hold the id of a run that could not start."""
+    with suppress(Exception):
+        wandb.teardown(exit_code=1)

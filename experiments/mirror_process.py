@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments.claims import Claim, Heartbeat, Taken, claim_all
-from experiments.mirror import Mirror, Source, Target
+from experiments.mirror import Mirror, Source, Target, forget_core
 
 POLL_SECONDS = 2.0
 RETRY_SECONDS = 60.0  # between attempts to reach a server that did not answer
@@ -35,6 +35,7 @@ class Mirrors:
         self.waiting: list[Mirror] = []  # to be opened, again perhaps
         self.opened: list[Mirror] = []
         self.ended = dict.fromkeys(("complete", "complete before", "so far", "left to another mirror", "FAILED"), 0)
+        self.taken: list[Mirror] = []  # by another mirror, which may be ending
         self.claims: dict[Mirror, Claim] = {}
         self.heartbeat = Heartbeat([])
         self.retry_at = 0.0
@@ -44,21 +45,23 @@ class Mirrors:
         with self.heartbeat:
             last = over(0.0)
             while True:
-                self.look()
+                self.look(last)
                 if last or time.monotonic() >= self.retry_at:
                     self.open()
                 self.close([mirror for mirror in self.opened if last or not self.follow(mirror)], last)
-                if last or not (self.unseen or self.waiting or self.opened):
+                if last or not (self.unseen or self.taken or self.waiting or self.opened):
                     break
                 last = over(POLL_SECONDS)
         for mirror in self.waiting:
             self.end(mirror, "FAILED")
         return self.ended["FAILED"] == 0
 
-    def look(self) -> None:
+    def look(self, last: bool) -> None:
         """Find the records that have appeared and that nobody has mirrored to their end."""
-        found = []
-        for folder in [folder for folder in self.unseen if (folder / "config.json").exists()]:
+        before = [mirror for mirror in self.taken if not mirror.confirmed()["complete"]]
+        self.ended["complete before"] += len(self.taken) - len(before)
+        found, self.taken = [*before], []
+        for folder in [folder for folder in self.unseen if (folder / "provenance.json").exists()]:
             self.unseen.remove(folder)
             try:
                 mirror = Mirror(Source(folder), self.target)
@@ -71,8 +74,12 @@ class Mirrors:
                 self.ended["FAILED"] += 1
         for mirror, claim in zip(found, claim_all([mirror.claim_path for mirror in found]), strict=True):
             if isinstance(claim, Taken):
-                self.say(str(claim))
-                self.ended["left to another mirror"] += 1
+                if mirror not in before:
+                    self.say(str(claim))
+                if last:
+                    self.ended["left to another mirror"] += 1
+                else:
+                    self.taken.append(mirror)
             else:
                 self.claims[mirror] = claim
                 self.heartbeat.folders.append(claim.folder)
@@ -85,6 +92,9 @@ class Mirrors:
                 mirror.open()
             except Exception as error:
                 self.say(f"{mirror.source.folder.name} cannot start: {sentence(error)}")
+                mirror.drop()
+                if not self.opened:
+                    forget_core()
                 self.retry_at = time.monotonic() + RETRY_SECONDS
                 return
             self.waiting.remove(mirror)
@@ -111,12 +121,15 @@ class Mirrors:
                 self.end(mirror, "complete" if mirror.source.done() is not None else "so far")
                 continue
             self.say(f"{mirror.source.folder.name}: {sentence(error)}")
+            mirror.drop()
             self.retry_at = time.monotonic() + RETRY_SECONDS
             self.waiting.append(mirror)
 
     def end(self, mirror: Mirror, stage: str) -> None:
         self.ended[stage] += 1
-        self.claims.pop(mirror).release()
+        claim = self.claims.pop(mirror)
+        self.heartbeat.folders.remove(claim.folder)
+        claim.release()
 
 
 def told(ended: Mapping[str, int]) -> str:

@@ -19,7 +19,8 @@ import pandas as pd
 import pytest
 import wandb
 import wandb_files
-from conftest import Killed, named, small_run, train
+from conftest import Killed, named, small_run
+from conftest import train as train
 from test_resume import train_until_checkpoint, wait_until
 from wandb_server import SERVE, Server
 
@@ -33,21 +34,31 @@ from ppo.config import RunConfig
 
 KEY = "5ec2e7" + "0123456789abcdef" * 2 + "90"  # as long as a real one; must be found in no file
 MEANS = {"return", "length", "return_100", "timing/steps_per_second"}  # of sums whose order is free
-IMPATIENT = {"INIT_SECONDS": 2.0, "FINISH_SECONDS": 2.0, "FLUSH_SECONDS": 0.1}
+LONG, SHORT = 20.0, 2.0  # seconds given to a server: one that answers, one that will not
 EAGER = {"RETRY_SECONDS": 0.1, "POLL_SECONDS": 0.1}
-CLIENT = {  # settings of W&B's: its own are 15 seconds between transmissions, and seconds between attempts
-    "x_file_stream_transmit_interval": 0.1,
-    **{f"x_{part}_retry_wait_min_seconds": 0.1 for part in ("file_stream", "file_transfer", "graphql")},
-    **{f"x_{part}_retry_wait_max_seconds": 0.2 for part in ("file_stream", "file_transfer", "graphql")},
+CLIENT = {  # settings of W&B's, in whole seconds; its own are 15 between transmissions, and 2 to 60 between attempts
+    "x_file_stream_transmit_interval": 1.0,
+    **{f"x_{part}_retry_wait_min_seconds": 1.0 for part in ("file_stream", "file_transfer", "graphql")},
+    **{f"x_{part}_retry_wait_max_seconds": 1.0 for part in ("file_stream", "file_transfer", "graphql")},
 }
-LAUNCHER = f"""
+LAUNCHER = """
 import functools, wandb
-from experiments import mirror, mirror_process
-for name, value in {IMPATIENT}.items(): setattr(mirror, name, value)
-for name, value in {EAGER}.items(): setattr(mirror_process, name, value)
-wandb.Settings = functools.partial(wandb.Settings, **{CLIENT})
-mirror_process.main()
+from experiments import mirror, mirror_process, sync
+for name, value in {waits}.items(): setattr(mirror, name, value)
+for name, value in {eager}.items(): setattr(mirror_process, name, value)
+wandb.Settings = functools.partial(wandb.Settings, **{client})
+{module}.main()
 """
+
+
+def waits(seconds: float) -> dict[str, float]:
+    return {"INIT_SECONDS": seconds, "FINISH_SECONDS": seconds, "FLUSH_SECONDS": 0.1}
+
+
+def hurried(module: str, seconds: float) -> list[str]:
+    """The command that runs a module in a hurry."""
+    program = LAUNCHER.format(waits=waits(seconds), eager=EAGER, client=CLIENT, module=module)
+    return [sys.executable, "-c", program]
 
 
 def run_of(seed: int, iterations: int = 6, **changes: Any) -> RunConfig:
@@ -74,7 +85,10 @@ def served(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Server]:
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(home))
-    hurry(monkeypatch)
+    for name, value in EAGER.items():
+        monkeypatch.setattr(mirror_process, name, value)
+    monkeypatch.setattr(wandb, "Settings", functools.partial(wandb.Settings, **CLIENT))
+    give(monkeypatch, LONG)
     try:
         yield server
     finally:
@@ -83,23 +97,21 @@ def served(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Server]:
         server.stop()
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in IMPATIENT.items():
+def give(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """From now on a server gets so long, from mirrors in this process."""
+    for name, value in waits(seconds).items():
         monkeypatch.setattr(mirror, name, value)
-    for name, value in EAGER.items():
-        monkeypatch.setattr(mirror_process, name, value)
-    monkeypatch.setattr(wandb, "Settings", functools.partial(wandb.Settings, **CLIENT))
 
 
-def hurry_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def hurry_processes(monkeypatch: pytest.MonkeyPatch, seconds: float = LONG) -> None:
     """The same for the mirrors beside trainers."""
     real = subprocess.Popen
 
-    def hurried(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def start(command: list[str], **options: Any) -> Any:
         is_mirror = command[1:] == ["-m", "experiments.mirror_process"]
-        return real([sys.executable, "-c", LAUNCHER] if is_mirror else command, **options)
+        return real(hurried("mirror_process", seconds) if is_mirror else command, **options)
 
-    monkeypatch.setattr(tracking.subprocess, "Popen", hurried)
+    monkeypatch.setattr(tracking.subprocess, "Popen", start)
 
 
 # Mirrors in this process
@@ -120,10 +132,16 @@ class Script:
 
 
 def mirrored(
-    records: Path, folders: Sequence[Path], mode: Any, *events: Callable[[], Any], said: list[str] | None = None
+    records: Path,
+    folders: Sequence[Path],
+    mode: Any,
+    *events: Callable[[], Any],
+    said: list[str] | None = None,
+    project: str = "ppo",
 ) -> tuple[bool, dict[str, int]]:
     """Whether all went well, and how many runs ended how."""
-    mirrors = Mirrors(folders, Target(records, mode, "ppo", None), (said if said is not None else []).append)
+    wait_until(lambda: not any(records.glob(f"wandb/*{time.strftime('%Y%m%d_%H%M%S')}*")))  # W&B's names for folders
+    mirrors = Mirrors(folders, Target(records, mode, project, None), (said if said is not None else []).append)
     succeeded = mirrors.keep_up(Script(*events))
     return succeeded, {stage: count for stage, count in mirrors.ended.items() if count}
 
@@ -248,7 +266,7 @@ def expected_rows(folder: Path) -> list[dict[str, float]]:
     """Of a finished run, computed by pandas from its record."""
     done = json.loads((folder / "done.json").read_text())
     rows, episodes, timing = (
-        pd.read_csv(folder / f"attempt-{done['attempt']}" / name, float_precision="round_trip")
+        pd.read_csv(folder / f"attempt-{done['attempt']}" / name, dtype=str).astype(float)
         for name in ("iterations.csv", "episodes.csv", "timing.csv")
     )
     steps = np.diff(rows["env_steps"], prepend=0)
