@@ -1,0 +1,1 @@
+"""What others published: numbers with their sources, and the functions that read them."""

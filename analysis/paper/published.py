@@ -1,0 +1,67 @@
+"""Published numbers, a CSV each beside this file; every row names its source.
+
+Mind what is compared: "±" is a sample or population standard deviation, a standard error or an interval
+(`spread_kind`); "the result at 1 M steps" is a mean over the last episodes, the best of training, or read off a figure
+(`note`).
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+OBJECTIVES = {
+    "No clipping or penalty": "unconstrained",
+    "Clipping": "clip",
+    "Adaptive KL": "kl_adaptive",
+    "Fixed KL": "kl_fixed",
+}
+"""The paper's words for the objectives, and ours."""
+
+
+def _read(name: str) -> pd.DataFrame:
+    return pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
+
+
+def table1() -> pd.DataFrame:
+    """Table 1 by our names of its variants (clip_0.2), in the paper's order: setting, parameter, value, score (average
+    over 7 tasks × 3 seeds, random = 0, best = 1), source."""
+    rows = _read("table1")
+    settings = rows["value"].map(lambda value: "" if pd.isna(value) else f"_{value:g}")
+    return rows.set_index((rows["setting"].map(OBJECTIVES) + settings).rename("variant"))
+
+
+def table2() -> pd.DataFrame:
+    """Table 2 by its two criteria (`metric_id` 1: all of training, 2: last 100 episodes): games won by a2c, acer and
+    ppo, and ties."""
+    return _read("table2").set_index("metric_id")
+
+
+def table6() -> pd.DataFrame:
+    """Table 6 by game: mean score of a2c, acer, ppo over the last 100 episodes and 3 seeds."""
+    return _read("table6").set_index("game")
+
+
+def games_won(scores: pd.DataFrame) -> pd.Series:
+    """Table 2's second criterion counted anew from a table like Table 6: games in which each algorithm (column) alone
+    has the highest score, and ties. The printed Table 6 gives 1, 27, 19 and 2 ties where Table 2 prints 1, 28, 19 and
+    1: Pong, 20.7 for both ACER and PPO, must have been ACER's before rounding."""
+    best = scores.eq(scores.max(axis=1), axis=0)
+    alone = best.sum(axis=1) == 1
+    return pd.concat([best[alone].sum(), pd.Series({"tie": (~alone).sum()})])
+
+
+def mujoco() -> pd.DataFrame:
+    """Results of many implementations on MuJoCo tasks, a row each."""
+    return _read("mujoco_published")
+
+
+def mujoco_random() -> pd.DataFrame:
+    """Returns of random and of untrained policies (`kind`) on MuJoCo tasks."""
+    return _read("mujoco_random")
+
+
+def atari_human() -> pd.DataFrame:
+    """Random and human scores of the usual 57 Atari games (up to 30 no-ops) by environment id."""
+    rows = _read("atari_random_human")
+    standard = rows[rows["standard_for_hns"] == "yes"]
+    return standard.set_index("env_id")[["game", "random", "human", "source"]]

@@ -1,0 +1,198 @@
+"""Is Table 1 reproduced? How the published scores look among re-runs of the paper's 3 seeds, drawn from ours.
+
+python -m analysis.replicate DATASET [--random random|initial] [--best variant|run] [--draws 10000] [--seed 0]
+
+A re-run draws 3 runs per variant and task from the dataset's and normalises them by its own best results, as the paper
+did; re-runs are then widened for what our own runs leave unknown. Were the paper's runs of the same kind as ours, its
+table would be one more re-run. So each published score is judged by its place among them, and the published order of
+the variants by whether it agrees with ours as well as a re-run's does.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.dataset import load
+from analysis.paper import published
+from analysis.records import RecordError
+from analysis.scores import (
+    EPISODES,
+    Raw,
+    Scaling,
+    drawn_tables,
+    normalise,
+    one_kind,
+    paper_table,
+    raw_scores,
+    references,
+)
+from analysis.statistics import FEW, LEVEL, Array, fewest, heavy_tailed, holm, widened
+
+SEEDS = 3  # section 6.1
+ROUNDING = 0.005  # Table 1 prints two decimals
+TASKS = 7
+FEWEST_DRAWS = 1000  # the smallest p is 1 / draws; allowing for eleven rows it has to fall below `verdict`'s level
+
+
+def reruns(raw: Raw, rng: np.random.Generator, scaling: Scaling, draws: int, seeds: int = SEEDS) -> pd.DataFrame:
+    """Scores of re-runs, a row each, a column per variant; their centre is `paper_table`'s."""
+    centre = paper_table(raw, rng, scaling, seeds, draws)["score"]
+    drawn = drawn_tables(raw, rng, scaling, seeds, draws, replace=True)
+    scores = normalise(raw, references(raw, scaling))
+    fresh = {v: widened(tables, list(scores[v].values()), rng, seeds) for v, tables in drawn.items()}
+    return pd.DataFrame({v: tables - tables.mean() + centre[v] for v, tables in fresh.items()})
+
+
+def places(printed: pd.Series, again: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+    """Per variant: the published score, ours (mean of the re-runs), the prediction interval [low, high], the published
+    one's quantile among the re-runs, the share of re-runs at least as far from our mean (`as_far`, a two-sided p, and
+    `holm`, adjusted for the number of rows), and the share that would print the same two decimals (`same`)."""
+    ours = again.mean()
+    p = (1 + ((again - ours).abs() >= (printed - ours).abs()).sum()) / (1 + len(again))
+    return pd.DataFrame(
+        {
+            "published": printed,
+            "ours": ours,
+            "low": again.quantile((1 - level) / 2),
+            "high": again.quantile((1 + level) / 2),
+            "quantile": (again < printed).mean(),
+            "as_far": p,
+            "holm": holm(p.to_numpy()),
+            "same": ((again - printed).abs() <= ROUNDING).mean(),
+        }
+    )
+
+
+def kendall(tables: Array, scores: Array) -> Array:
+    """Kendall's tau-b between each row of `tables` (…, variants) and `scores` (variants,)."""
+    first, second = np.triu_indices(scores.size, 1)
+    left, right = np.sign(tables[..., first] - tables[..., second]), np.sign(scores[first] - scores[second])
+    untied = np.count_nonzero(left, axis=-1) * np.count_nonzero(right)
+    return (left * right).sum(-1) / np.sqrt(np.maximum(untied, 1))  # 0 where all is tied
+
+
+def spearman(tables: Array, scores: Array) -> Array:
+    """Spearman's rho between each row of `tables` (…, variants) and `scores` (variants,)."""
+    left, right = stats.rankdata(tables, axis=-1), stats.rankdata(scores)
+    left, right = left - left.mean(-1, keepdims=True), right - right.mean()
+    return (left * right).sum(-1) / np.sqrt((left**2).sum(-1) * (right**2).sum())
+
+
+def agreement(printed: pd.Series, again: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+    """Kendall's tau and Spearman's rho, a row each. `ours`: between the published scores and our means; `low`,
+    `median`, `high`: with re-runs in the place of our means. `own_low`, `own_median`, `own_high`: between re-runs and
+    our means, which is how well a table of the same truth agrees; `no_better`: the share of re-runs that agree no
+    better than the published scores do."""
+    ends = [(1 - level) / 2, 0.5, (1 + level) / 2]
+    ours, tables, paper = again.mean().to_numpy(), again.to_numpy(), printed[again.columns].to_numpy()
+    rows = {}
+    for name, correlation in (("Kendall", kendall), ("Spearman", spearman)):
+        value, own = float(correlation(ours, paper)), correlation(tables, ours)
+        across = np.quantile(correlation(tables, paper), ends)
+        rows[name] = [value, *across, *np.quantile(own, ends), float((own <= value + 1e-12).mean())]
+    columns = ["ours", "low", "median", "high", "own_low", "own_median", "own_high", "no_better"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def verdict(table: pd.DataFrame, ranks: pd.DataFrame, again: pd.DataFrame, alpha: float = 0.05) -> list[str]:
+    """The answer in words. Three questions, each asked at a third of `alpha`: is a row too far off, are too many, is
+    the order another one? A "no" is as sure as that; a "yes" is worth what the width of the intervals leaves it."""
+    level = alpha / 3
+    inside = table["published"].between(table["low"], table["high"])
+    fewer = float((again.ge(table["low"]) & again.le(table["high"])).sum(axis=1).le(inside.sum()).mean())
+    off = [f"{variant} ({row['published']:.2f}, ours {row['ours']:.2f})" for variant, row in table[~inside].iterrows()]
+    differs = list(table.index[table["holm"] < level])
+    order = ranks.loc["Kendall"]
+    width = float((table["high"] - table["low"]).median())
+    span = float(np.ptp(table["published"].drop("unconstrained", errors="ignore")))
+    said = [
+        f"{inside.sum()} of {len(table)} published scores lie inside the {LEVEL:.0%} prediction interval of a re-run "
+        f"with {SEEDS} seeds; {fewer:.0%} of re-runs have no more inside.",
+        f"Outside: {', '.join(off) or 'none'}; allowing for {len(table)} rows, beyond the luck of seeds: "
+        f"{', '.join(differs) or 'none'} (Holm, {level:.3f}).",
+        f"Kendall's tau between the published scores and ours is {order['ours']:.2f}; {order['no_better']:.0%} of "
+        "re-runs agree with ours no better.",
+    ]
+    if "unconstrained" in again:
+        below = (again["unconstrained"] < 0).mean()
+        said.append(f"The score without clipping or penalty is negative in {below:.0%} of re-runs.")
+    if "clip_0.2" in again:
+        said.append(f"The paper's winner, clip_0.2, wins {(again.idxmax(axis=1) == 'clip_0.2').mean():.0%} of re-runs.")
+    said.append(
+        f"The intervals are {width:.2f} wide in the median; the published scores with penalty or clip span {span:.2f}."
+    )
+    doubts = {
+        f"the score of {', '.join(differs)}": bool(differs),
+        "too many scores at once": fewer < level,
+        "the order of the variants": order["no_better"] < level,
+    }
+    against = [doubt for doubt, holds in doubts.items() if holds]
+    if against:
+        answer = f"no; against it speak{'s' * (len(against) == 1)} {' and '.join(against)}."
+    elif width > span:
+        answer = "nothing contradicts it, but scores of 3 seeds are too uncertain to tell the rows apart."
+    else:
+        answer = "yes, as far as a table of 3 seeds can show."
+    return [*said, f"Reproduced? {answer.capitalize()}"]
+
+
+def report(runs: pd.DataFrame, rng: np.random.Generator, scaling: Scaling, draws: int) -> str:
+    """Table, order and words for the runs of one profile and code."""
+    raw = raw_scores(runs)
+    printed = published.table1()["score"]
+    ranked = [variant for variant in printed.index if variant in raw]
+    if len(ranked) < 2:
+        raise RecordError("fewer than two variants of Table 1 are in the dataset: nothing to compare")
+    raw = {variant: raw[variant] for variant in (*ranked, scaling.random_from) if variant in raw}
+    again = reruns(raw, rng, scaling, draws)
+    table, ranks = places(printed[ranked], again), agreement(printed[ranked], again)
+    scores = normalise(raw, references(raw, scaling))
+    cells = {variant: list(scores[variant].values()) for variant in ranked}
+    tails = [variant for variant in ranked if heavy_tailed(cells[variant])]
+    seeds, tasks = min(map(fewest, cells.values())), len(cells[ranked[0]])
+    short = ((runs["score_episodes"] < EPISODES) & (runs["status"] != "partial")).sum()
+    unfinished, diverged = ((runs["status"] == status).sum() for status in ("partial", "diverged"))
+    notes = [
+        f"partial: {len(ranked)} of Table 1's {len(printed)} rows" * (len(ranked) < len(printed)),
+        f"partial: {tasks} of the paper's {TASKS} tasks, so these are not its averages" * (tasks != TASKS),
+        f"{unfinished} unfinished runs left out" * bool(unfinished),
+        f"{short} runs finished fewer than {EPISODES} episodes and are scored on those" * bool(short),
+        f"{diverged} diverged runs count as the worst of their task" * bool(diverged),
+        f"{seeds} seeds: what a re-run may score is known roughly, and the intervals are as wide as that makes them"
+        * (seeds < FEW),
+        f"the means of {', '.join(tails)} hinge on one run: their intervals may still be too narrow" * bool(tails),
+    ]
+    tables = [table.to_string(float_format="{:.3f}".format), ranks.to_string(float_format="{:.2f}".format)]
+    parts = ["\n".join(filter(None, notes)), *tables, "\n".join(verdict(table, ranks, again))]
+    return "\n\n".join(filter(None, parts))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.replicate", description="Is Table 1 reproduced?")
+    parser.add_argument("dataset", type=Path, help="folder of a dataset")
+    parser.add_argument("--random", choices=["random", "initial"], default="random", help="policy that scores 0")
+    parser.add_argument("--best", choices=["variant", "run"], default="variant", help="result that scores 1")
+    parser.add_argument("--draws", type=int, default=10_000, help="re-runs")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--profile", help="if the dataset has several")
+    parser.add_argument("--code-id", help="if the dataset has several")
+    options = parser.parse_args(arguments)
+    try:
+        if options.draws < FEWEST_DRAWS:
+            raise RecordError(f"with fewer than {FEWEST_DRAWS} draws no row could stand out")
+        runs = one_kind(load(options.dataset).runs, profile=options.profile, code_id=options.code_id)
+        scaling = Scaling(options.random, options.best)
+        print(report(runs, np.random.default_rng(options.seed), scaling, options.draws))
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
