@@ -75,7 +75,9 @@ def suite(runs: Sequence[NamedRun], iterations: int, tracking: str = "none") -> 
 
     with tempfile.TemporaryDirectory() as folder:
         records = Path(folder)
-        process = MirrorProcess(Tracking(tracking), records, [Record(records, run).folder for run in runs]).process
+        beside = MirrorProcess(Tracking(tracking), records, [Record(records, run).folder for run in runs])
+        beside.start()
+        process = beside.process
         if process is not None:
             threading.Thread(target=observe, args=(process.pid, records, len(runs), mirror), daemon=True).start()
         try:

@@ -29,10 +29,10 @@ class NamedRun:
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """A config dataclass from plain values, each checked against its field's type."""
-    known = [f"{where}{f.name}" for f in fields(cls)]
+    known = {f.name for f in fields(cls)}
     for name in values:
-        if f"{where}{name}" not in known:
-            raise UserError(f"{where}{name} is not a setting{near_matches(f'{where}{name}', known)}")
+        if name not in known:
+            raise UserError(f"{where}{name} is not a setting{near_matches(name, sorted(known))}")
     hints = typing.get_type_hints(cls)
     return cls(**{name: fitted(f"{where}{name}", value, hints[name]) for name, value in values.items()})
 

@@ -191,9 +191,8 @@ def main() -> None:
 
     mirrors = Mirrors([Path(folder) for folder in task["folders"]], target, say)
     succeeded = mirrors.keep_up(trainer_is_gone)
-    where = f"{target.records}/wandb" if target.mode == "offline" else f"project {target.project}"
-    if any(mirrors.ended.values()):
-        say(f"W&B {target.mode}: {told(mirrors.ended)} ({where})")
+    if sum(mirrors.ended.values()) > mirrors.ended["complete before"]:
+        print(f"W&B {target.mode}: {told(mirrors.ended)}", file=sys.stderr, flush=True)
     leave(0 if succeeded else 1)
 
 

@@ -76,6 +76,7 @@ class Watcher:
     started: Callable[[Pack], None] = lambda pack: None
     moved: Callable[[Pack, Iteration], None] = lambda pack, iteration: None
     finished: Callable[[Record, dict[str, Any]], None] = lambda record, done: None
+    prepared: Callable[[], None] = lambda: None  # nothing was refused, and every run's folder is there
 
 
 @dataclass
@@ -105,6 +106,7 @@ def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: floa
                 outcome.already.append(done)
             else:
                 todo.append(record)
+        watcher.prepared()
         begun = [record for record in todo if record.attempts()]
         newest = [record.attempt_folder(record.attempts()[0]) for record in begun]
         for record, who in zip(begun, live_owners(newest), strict=True):

@@ -30,10 +30,14 @@ class MirrorProcess:
     """The mirror beside a pack, in a session of its own; when its standard input closes, it knows that we are gone."""
 
     def __init__(self, tracking: Tracking, records: Path, folders: Sequence[Path]):
+        self.tracking = tracking
+        self.task = {**asdict(tracking), "records": str(records), "folders": [str(folder) for folder in folders]}
         self.process: subprocess.Popen[bytes] | None = None
-        if tracking.mode == "none":
+
+    def start(self) -> None:
+        """Start the mirror, if one is wanted."""
+        if self.tracking.mode == "none":
             return
-        task = {**asdict(tracking), "records": str(records), "folders": [str(folder) for folder in folders]}
         with suppress(OSError):  # no mirror then; `experiments.sync` makes up for it
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.mirror_process"],
@@ -42,7 +46,7 @@ class MirrorProcess:
                 start_new_session=True,
             )
             assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(task).encode() + b"\n")
+            self.process.stdin.write(json.dumps(self.task).encode() + b"\n")
             self.process.stdin.flush()
 
     def finish(self) -> str:

@@ -31,6 +31,7 @@ def main(cfg: DictConfig) -> None:
             build(Tracking, cfg.tracking, "tracking."), records, [Record(records, run).folder for run in runs]
         )
         with Progress() as progress:
+            progress.prepared = mirror.start
             outcome = train_runs(runs, records, seconds, progress)
     except UserError as error:
         stop(str(error))

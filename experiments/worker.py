@@ -56,7 +56,9 @@ def work(launch: Launch, ids: list[str]) -> int:
     runs = [entry.run for entry in launch.entries(ids)]
     folders = [Record(launch.records, run).folder for run in runs]
     mirror = MirrorProcess(Tracking(**head["tracking"]), launch.records, folders)
-    outcome = train_runs(runs, launch.records, head["checkpoint_seconds"], Lines())
+    lines = Lines()
+    lines.prepared = mirror.start
+    outcome = train_runs(runs, launch.records, head["checkpoint_seconds"], lines)
     if trouble := mirror.finish():
         say(trouble)
     return ELSEWHERE if outcome.elsewhere else 0

@@ -152,7 +152,7 @@ def mirrored(
 def train_beside(mode: str, runs: Sequence[RunConfig], records: Path) -> str:
     """What `experiments.train` does, training in this process; returns the mirror's trouble."""
     process = MirrorProcess(Tracking(mode), records, folders_of(runs, records))
-    train(runs, records)
+    train_runs(named(runs), records, 0.0, Watcher(prepared=process.start))
     return process.finish()
 
 
@@ -178,7 +178,7 @@ class Trainer:
             code = 1
             try:
                 process = MirrorProcess(Tracking(mode), records, folders_of(runs, records))
-                train_runs(named(runs), records, 0.0, Watcher(moved=moved))
+                train_runs(named(runs), records, 0.0, Watcher(prepared=process.start, moved=moved))
                 trouble.write_text(process.finish())
                 code = 0
             finally:

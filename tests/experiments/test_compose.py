@@ -116,8 +116,8 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(override: str, words: str)
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("+algo.epsilom=0.3", "algo.epsilom is not a setting, did you mean algo.epsilon"),
-        ("+profile.stepsizes=1", "profile.stepsizes is not a setting, did you mean profile.stepsize"),
+        ("+algo.epsilom=0.3", "algo.epsilom is not a setting, did you mean epsilon"),
+        ("+profile.stepsizes=1", "profile.stepsizes is not a setting, did you mean stepsize"),
         ("+profile.xyzzy=1", "profile.xyzzy is not a setting"),
     ],
 )

@@ -20,11 +20,13 @@ from mirrored import (
     folders_of,
     give,
     hurried,
+    hurry_processes,
     mirrored,
     on_server,
     run_of,
     served,
     train,
+    train_beside,
     train_some,
 )
 from wandb_server import HANG, ROWS, SERVE, Behaviour, Server, refusing
@@ -291,6 +293,21 @@ def test_the_mirror_of_a_resumed_trainer_waits_for_the_one_that_is_still_ending(
     outcome = mirrored(tmp_path, [folder], "online", int, claim.release, lambda: train(runs, tmp_path), int)
     assert outcome == (True, {"complete": 1})
     held_whole(server, [folder])
+
+
+def test_a_trainer_says_that_its_rows_are_with_another_mirror_still(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one may have looked for the last time before the end; nobody else would say that rows are missing."""
+    runs = [run_of(0)]
+    train_some(runs, tmp_path, 2)
+    folders = folders_of(runs, tmp_path)
+    claim = claimed(tmp_path, *folders)
+    hurry_processes(monkeypatch, SHORT)
+    assert "python -m experiments.sync" in train_beside("online", runs, tmp_path)
+    claim.release()
+    assert mirrored(tmp_path, folders, "online") == (True, {"complete": 1})
+    held_whole(server, folders)
 
 
 def test_a_claim_that_was_released_gets_no_more_signs_of_life(
