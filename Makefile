@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install quick test lint benchmark clean
+.PHONY: install quick test test-slurm lint benchmark clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,12 @@ lint: install
 
 test: install lint
 	$(PYTHON) -m pytest
+
+# A SLURM of its own on this machine, installed if need be. 77: it is not here and cannot be installed.
+test-slurm: install
+	@PPO_TEST_SLURM=1 PPO_SLURM_ARRAY=4 PPO_SLURM_PORT=17017 slurm/dev-cluster.sh with /tmp/ppo-slurm-test \
+		$(PYTHON) -m pytest tests/slurm --numprocesses=4 --dist=load --maxschedchunk=1 || \
+		{ code=$$?; [ $$code = 77 ] && echo "test-slurm: SKIPPED, since there is no SLURM (see above)" || exit $$code; }
 
 benchmark: install
 	$(PYTHON) -m experiments.benchmark

@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.claims import live_owners
 from experiments.files import read_json
 from experiments.launch import launches_of
-from experiments.slurm import queue, reconcile
+from experiments.slurm import ask, noted_follow_up, queue, reconcile
 from experiments.status import study_folder
 from ppo.config import UserError
 
@@ -22,7 +22,9 @@ def cancel(study: Path) -> list[str]:
     if any(launch.head()["cluster"] == "slurm" for launch in launches_of(study)):
         alive = {job for job, _ in queue()}
         jobs = [part.job for launch in launches_of(study) for part in reconcile(launch) if part.job in alive]
-        for job in filter(None, jobs):
+        last = ask("squeue", "--me", "--noheader", "--format=%A") or ""
+        jobs += [job for job in map(noted_follow_up, launches_of(study)) if job in last.split()]
+        for job in filter(None, reversed(jobs)):  # the last job first: it waits for the end of the others
             answer = subprocess.run(["scancel", job], capture_output=True, text=True)
             said.append(f"job {job}: {answer.stderr.strip() or 'cancelled'}")
     for claim in study.glob("claim-*"):

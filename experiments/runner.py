@@ -52,8 +52,8 @@ class Interrupts:
             signal.signal(signum, handler)
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
-        self.pending = signum
-        if not self.holding:
+        first, self.pending = not self.pending, self.pending or signum
+        if first and not self.holding:  # SLURM signals the worker and its task, which passes it on: one is enough
             raise Interrupted(signum)
 
     @contextmanager

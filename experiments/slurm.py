@@ -93,7 +93,7 @@ def array_script(launch: Launch, part: Part, options: Slurm, code: str, python: 
     directives = {
         "job-name": part.name,
         "array": f"0-{part.count - 1}{throttle}",
-        "output": in_directive(launch.folder / "logs" / f"{part.offset}+") + "%a.log",
+        "output": in_pattern(launch.folder / "logs" / f"{part.offset}+") + "%a.log",
         "signal": f"USR1@{options.signal_seconds}",  # without B:, so that the task and not its shell gets it
     }
     command = f'{shlex.quote(python)} -m experiments.task {shlex.quote(str(launch.folder))} "{index}"'
@@ -103,11 +103,12 @@ def array_script(launch: Launch, part: Part, options: Slurm, code: str, python: 
 def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: str, python: str) -> str:
     """The script of the last job: give the study command again, one turn fewer to come."""
     said = [word for word in launch.head()["overrides"] if not word.startswith(("cluster.follow_up=", "records="))]
-    words = [*said, f"cluster.follow_up={options.follow_up - 1}", f"records={launch.records}"]
+    said = [*(launch.head()["config_dir"]), *said]
+    words = [*said, f"cluster.follow_up={options.follow_up - 1}", f"records='{launch.records}'"]
     directives = {
         "job-name": f"ppo-{launch.study.name}-{launch.folder.name}-follow-up",
         "dependency": "afterany:" + ":".join(jobs),
-        "output": in_directive(launch.folder / "logs" / "follow-up.log"),
+        "output": in_pattern(launch.folder / "logs" / "follow-up.log"),
     }
     command = f"{shlex.quote(python)} -m experiments.study {shlex.join(words)}"
     plain = replace(options, gres=None, gpus=None, cpus_per_task=1)
@@ -123,7 +124,7 @@ def script(options: Slurm, directives: dict[str, str], code: str, command: str) 
         "nodes": "1",
         "ntasks": "1",
         "cpus-per-task": str(options.cpus_per_task),
-        "chdir": in_directive(Path(code)),
+        "chdir": in_directive(Path(code)),  # for the lines of setup
         "open-mode": "append",
     }
     lines = [
@@ -131,16 +132,24 @@ def script(options: Slurm, directives: dict[str, str], code: str, command: str) 
         *(f"#SBATCH --{name}={value}" for name, value in directives.items()),
         "#SBATCH --requeue" if options.requeue else "#SBATCH --no-requeue",
         *options.setup,
-        f'exec srun --unbuffered --cpus-per-task="$SLURM_CPUS_PER_TASK" {command}',
+        f"cd {shlex.quote(code)} || exit",  # where --chdir fails, slurmd goes on in /tmp, with other code
+        f'exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" {command}',
     ]
     return "\n".join(lines) + "\n"
 
 
 def in_directive(path: Path) -> str:
-    """A path as sbatch reads it in a directive: percent signs doubled; what would end or quote it is refused."""
-    if re.search(r"[\s'\"\\\\]", str(path)):
-        raise UserError(f"{path} has a blank, quote or backslash, which sbatch cannot be told; choose another records=")
-    return str(path).replace("%", "%%")
+    """A path as sbatch reads it in a directive: what would end, quote or comment it out is refused."""
+    if re.search(r"[\s'\"\\#]", str(path)):
+        raise UserError(
+            f"{path} has a blank, a quote, a backslash or a #, which sbatch cannot be told; choose another records="
+        )
+    return str(path)
+
+
+def in_pattern(path: Path) -> str:
+    """A path in the name of an output file, where a percent sign means something."""
+    return in_directive(path).replace("%", "%%")
 
 
 def parts_of(study: str, launch: str, count: int, array_size: int) -> list[Part]:
@@ -177,7 +186,7 @@ def submit(launch: Launch, options: Slurm) -> list[Part]:
         path = launch.folder / "follow-up.sh"
         jobs = [part.job for part in parts if part.job]
         write_durably(path, follow_up_script(launch, jobs, options, head["code"], sys.executable).encode())
-        sbatch(path, parts)
+        note(launch, parts, follow_up=sbatch(path, parts))
     return parts
 
 
@@ -194,8 +203,15 @@ def sbatch(path: Path, before: Sequence[Part]) -> str:
     return answer.stdout.strip().partition(";")[0]
 
 
-def note(launch: Launch, parts: Sequence[Part]) -> None:
-    write_durably(launch.folder / "jobs.json", as_json({"parts": [asdict(part) for part in parts]}))
+def note(launch: Launch, parts: Sequence[Part], follow_up: str | None = None) -> None:
+    jobs = {"parts": [asdict(part) for part in parts], "follow_up": follow_up or noted_follow_up(launch)}
+    write_durably(launch.folder / "jobs.json", as_json(jobs))
+
+
+def noted_follow_up(launch: Launch) -> str | None:
+    """The id of a launch's last job, if it has one."""
+    path = launch.folder / "jobs.json"
+    return read_json(path)["follow_up"] if path.exists() else None
 
 
 def noted(launch: Launch) -> list[Part]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Request:
         return self.records / "studies" / self.name
 
 
-def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str]) -> Request:
+def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], config_dir: Sequence[str]) -> Request:
     """The command line as a Request, or one sentence about what does not fit."""
     study = study_of(cfg)
     name = str(cfg.name or study_file)
@@ -68,6 +69,11 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str]) -> Re
     positive("checkpoint_seconds", checkpoint_seconds, zero=True)
     site: dict[str, Any] = OmegaConf.to_container(cfg.cluster, resolve=True)  # type: ignore[assignment]
     choose("cluster.kind", site.get("kind"), ("local", "slurm"))
+    if isinstance(site.get("time"), int):
+        raise UserError(f'cluster.time={site["time"]}: YAML reads an unquoted time as a number; write "12:00:00"')
+    site = {
+        name: str(value) if name in ("mem", "gpus") and value is not None else value for name, value in site.items()
+    }
     cluster = build(Local if site["kind"] == "local" else Slurm, site, "cluster.")
     return Request(
         name=name,
@@ -80,6 +86,7 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str]) -> Re
             "tracking": asdict(build(Tracking, cfg.tracking, "tracking.")),
             "checkpoint_seconds": checkpoint_seconds,
             "overrides": list(overrides),
+            "config_dir": config_dir,
             "requeue": getattr(cluster, "requeue", False),
             "array_size": site_array_size(cluster) if isinstance(cluster, Slurm) else None,
         },
@@ -98,7 +105,7 @@ def launch(request: Request, console: Console) -> int:
             entries = freeze(request.folder, request.entries, request.extend)
             write_durably(request.folder / "study.json", as_json(asdict(request.study)))
             if todo := missing(request, entries, console):
-                console.print(f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
+                say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
                 for entry in todo:  # a fresh start for those that failed
                     (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
                 if isinstance(request.cluster, Slurm):
@@ -115,7 +122,7 @@ def launch(request: Request, console: Console) -> int:
 def preview(request: Request, console: Console) -> int:
     """Print what `launch` would do, and do nothing."""
     todo = missing(request, request.entries, console)
-    console.print(f"{request.name}: {len(todo)} of {len(request.entries)} runs to train; measuring this machine …")
+    say(console, f"{request.name}: {len(todo)} of {len(request.entries)} runs to train; measuring this machine …")
     if todo:
         tasks, cluster = tasks_of(request.cluster, todo), request.cluster
         mirrored = request.head["tracking"]["mode"] != "none"
@@ -126,6 +133,11 @@ def preview(request: Request, console: Console) -> int:
             texts.insert(0, scripts(request.folder, len(tasks), cluster, request.head["array_size"]))
         print("\n\n".join(texts))
     return 0
+
+
+def say(console: Console, line: str) -> None:
+    """A line for people, not broken where a path or a command would break."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def missing(request: Request, entries: Sequence[Entry], console: Console) -> list[Entry]:
@@ -143,7 +155,7 @@ def missing(request: Request, entries: Sequence[Entry], console: Console) -> lis
         else:
             todo.append(entry)
     for reason, count in left.items():
-        console.print(f"{count} runs left alone: {reason}")
+        say(console, f"{count} runs left alone: {reason}")
     return todo
 
 
@@ -166,26 +178,36 @@ def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], consol
         )
     frozen = freeze_launch(request.folder, ids_of(tasks[: cluster.max_tasks]), request.head)
     for part in submit(frozen, cluster):
-        console.print(f"submitted {part.job}: {part.count} tasks, {part.name}")
-    console.print(f"logs in {frozen.folder}/logs; see python -m experiments.status {request.name}")
+        say(console, f"submitted {part.job}: {part.count} tasks, {part.name}")
+    say(
+        console,
+        f"logs in {frozen.folder}/logs; see python -m experiments.status {request.name} --records {request.records}",
+    )
     return 0
 
 
 def report(request: Request, entries: Sequence[Entry], console: Console) -> int:
     """Say how the study stands now; returns 0 if it is complete."""
     stands = standings(entries, request.records, code_id())
-    console.print(f"{request.name}: {told(counts(stands))}", highlight=False)
+    say(console, f"{request.name}: {told(counts(stands))}")
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state == "failed":
-            console.print(f"failed: {entry.folder_name}: {stand.note}", highlight=False, markup=False)
+            say(console, f"failed: {entry.folder_name}: {stand.note}")
     return 0 if all(stand.state in COMPLETE for stand in stands) else 1
+
+
+def config_dirs(arguments: Sequence[str]) -> list[str]:
+    """The folder of a user's own configs, as an option that holds from any folder."""
+    said = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
+    said += [after for word, after in pairwise(arguments) if word in ("--config-dir", "-cd")]
+    return [f"--config-dir={Path(folder).resolve()}" for folder in said]
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="launch")
 def main(cfg: DictConfig) -> None:
     try:
         chosen = HydraConfig.get()
-        request = request_of(cfg, chosen.runtime.choices["study"], list(chosen.overrides.task))
+        request = request_of(cfg, chosen.runtime.choices["study"], list(chosen.overrides.task), config_dirs(sys.argv))
         with explained(request.records):
             code = preview(request, Console()) if fitted("dry_run", cfg.dry_run, bool) else launch(request, Console())
     except UserError as error:

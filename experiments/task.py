@@ -63,7 +63,9 @@ class Supervisor:
                 code, line = self.work([run])
             if self.signum:
                 return
-            if code != 0:
+            if code in (ELSEWHERE, MISTAKE):
+                self.codes.add(code)
+            elif code != 0:
                 self.fail(run, line)
 
     def work(self, runs: Sequence[str]) -> tuple[int, str]:
@@ -112,7 +114,10 @@ class Supervisor:
                 self.fail(run, f"{count} turns without a new checkpoint: the time limit is too short for an iteration")
             return FAILED
         if self.head["requeue"]:
-            subprocess.run(["scontrol", "requeue", f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"], check=False)
+            try:
+                subprocess.run(["scontrol", "requeue", f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}"], check=False)
+            except FileNotFoundError:
+                print("no scontrol here: not requeued; cluster.follow_up or the study command goes on", flush=True)
         return AGAIN
 
     def fail(self, run: str, line: str) -> None:
