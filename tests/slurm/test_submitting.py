@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 
 from slurm.submitted import HELD, Job, Submitted, eventually, slurm
