@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from experiments import mirror as wandb_side
 from experiments.claims import Claim, Heartbeat, Taken, claim_all
 from experiments.mirror import Mirror, Source, Target, forget_core
 
@@ -40,12 +41,16 @@ class Mirrors:
         self.heartbeat = Heartbeat([])
         self.retry_at = 0.0
 
-    def keep_up(self, over: Callable[[float], bool]) -> bool:
+    def keep_up(self, over: Callable[[float], bool], patience: float = 0.0) -> bool:
         """Mirror until all are complete or `over(seconds)`, which waits so long, says it is time; True if all went."""
         with self.heartbeat:
             last = over(0.0)
             while True:
-                self.look(last)
+                self.look()
+                deadline = time.monotonic() + patience  # for a mirror that is ending, of a trainer before ours
+                while last and self.taken and time.monotonic() < deadline:
+                    time.sleep(0.2)
+                    self.look()
                 if last or time.monotonic() >= self.retry_at:
                     self.open()
                 self.close([mirror for mirror in self.opened if last or not self.follow(mirror)], last)
@@ -54,9 +59,10 @@ class Mirrors:
                 last = over(POLL_SECONDS)
         for mirror in self.waiting:
             self.end(mirror, "FAILED")
-        return self.ended["FAILED"] == 0
+        self.ended["left to another mirror"] = len(self.taken)
+        return self.ended["FAILED"] == 0 and not (patience and self.taken)
 
-    def look(self, last: bool) -> None:
+    def look(self) -> None:
         """Find the records that have appeared and that nobody has mirrored to their end."""
         before = [mirror for mirror in self.taken if not mirror.confirmed()["complete"]]
         self.ended["complete before"] += len(self.taken) - len(before)
@@ -76,10 +82,10 @@ class Mirrors:
             if isinstance(claim, Taken):
                 if mirror not in before:
                     self.say(str(claim))
-                if last:
-                    self.ended["left to another mirror"] += 1
-                else:
-                    self.taken.append(mirror)
+                self.taken.append(mirror)
+            elif mirror.confirmed()["complete"]:  # by whoever held the claim until now
+                self.ended["complete before"] += 1
+                claim.release()
             else:
                 self.claims[mirror] = claim
                 self.heartbeat.folders.append(claim.folder)
@@ -190,7 +196,7 @@ def main() -> None:
         return bool(select.select([0], [], [], seconds)[0])
 
     mirrors = Mirrors([Path(folder) for folder in task["folders"]], target, say)
-    succeeded = mirrors.keep_up(trainer_is_gone)
+    succeeded = mirrors.keep_up(trainer_is_gone, wandb_side.FINISH_SECONDS)
     if sum(mirrors.ended.values()) > mirrors.ended["complete before"]:
         print(f"W&B {target.mode}: {told(mirrors.ended)}", file=sys.stderr, flush=True)
     leave(0 if succeeded else 1)
