@@ -181,12 +181,13 @@ def test_a_signal_stops_a_study_with_checkpoints_and_the_same_command_goes_on(ti
 
 
 def test_two_launches_at_once_train_nothing_twice(tiny: Path) -> None:
-    first = start(tiny)
-    wait_until(lambda: any((tiny / "records").glob("studies/tiny/claim-*/owner.json")))
-    second = launch(tiny)
+    first = start(tiny, "env_steps=10_000_000")
+    wait_until(lambda: begun(tiny))
+    second = launch(tiny, "env_steps=10_000_000")
     assert second.returncode == 2
     assert "is being launched by another command" in second.stderr
-    assert first.wait(120) == 0
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
     attempts = [len([*run.glob("attempt-*")]) for run in (tiny / "records").glob("runs/*/*")]
     assert attempts == [1] * 8
 
