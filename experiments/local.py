@@ -68,7 +68,8 @@ class Pool:
 
     def run(self) -> int:
         """Returns the exit code: 0 if every run is done."""
-        previous = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        # Not SIGINT's handler: behind nohup or & that one may be "ignore".
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with Live(console=self.console, refresh_per_second=2) if self.console.is_terminal else ExitStack() as live:
                 shown = -LINE_SECONDS

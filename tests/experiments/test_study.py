@@ -58,8 +58,13 @@ def launch(tiny: Path, *overrides: str, records: str = "records") -> subprocess.
 
 def start(tiny: Path, *overrides: str) -> subprocess.Popen[bytes]:
     """The command in the background, in a process group of its own."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command(tiny, *overrides), start_new_session=True, **quiet)  # type: ignore[call-overload]
+    return subprocess.Popen(
+        command(tiny, *overrides),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if these tests run behind &
+    )
 
 
 def entries(tiny: Path) -> list[Entry]:
