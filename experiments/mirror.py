@@ -16,6 +16,7 @@ import json
 import math
 import os
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ INIT_SECONDS = 30.0
 FINISH_SECONDS = 30.0  # `finish` would wait for ever for a server that has gone
 FLUSH_SECONDS = 1.0  # how long wandb-core keeps rows before it writes them
 SCORE_EPISODES = 100
+READERS = threading.Semaphore(2)  # 30 MB each, and a pack's 33 runs end together
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,8 @@ class Mirror:
 def steps_in(path: Path) -> tuple[int, bool]:
     """The last step in a .wandb file, torn or whole, and whether its end is written."""
     command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(path)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    with READERS:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     records = [json.loads(line) for line in lines if '"type":"history"' in line or '"type":"exit"' in line]
     steps = [record["history"]["step"]["num"] for record in records if record["type"] == "history"]
     return max(steps, default=0), any(record["type"] == "exit" for record in records)
