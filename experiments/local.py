@@ -63,8 +63,6 @@ class Pool:
         self.waiting = deque(range(len(packs)))
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         self.codes: dict[int, int] = {}
-        self.began: dict[int, float] = {}
-        self.took: dict[int, float] = {}
 
     def run(self) -> int:
         """Returns the exit code: 0 if every run is done."""
@@ -79,7 +77,7 @@ class Pool:
                         live.update(self.table())
                     elif time.monotonic() - shown > LINE_SECONDS:
                         shown = time.monotonic()
-                        self.console.print(self.line(), highlight=False, soft_wrap=True)
+                        self.say(self.line())
                     time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             self.stop()
@@ -93,7 +91,6 @@ class Pool:
         for index, process in list(self.running.items()):
             if (code := process.poll()) is not None:
                 del self.running[index]
-                self.took[index] = time.monotonic() - self.began[index]
                 self.codes[index] = abs(code)
                 if code not in (0, FAILED):
                     self.say(f"pack {index}: exit code {code}: {last_line(self.launch.log(index))}")
@@ -108,7 +105,6 @@ class Pool:
                     stderr=subprocess.STDOUT,
                     env=environment,
                 )
-            self.began[index] = time.monotonic()
 
     def stop(self) -> None:
         """Ask every pack for a checkpoint, and wait for it."""

@@ -173,9 +173,8 @@ def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], consol
     """Array jobs for what is missing; returns at once."""
     tasks = tasks_of(cluster, todo)
     if len(tasks) > cluster.max_tasks:
-        console.print(
-            f"{len(tasks) - cluster.max_tasks} tasks wait for a later launch (cluster.max_tasks={cluster.max_tasks})"
-        )
+        waiting = len(tasks) - cluster.max_tasks
+        say(console, f"{waiting} tasks wait for a later launch (cluster.max_tasks={cluster.max_tasks})")
     frozen = freeze_launch(request.folder, ids_of(tasks[: cluster.max_tasks]), request.head)
     for part in submit(frozen, cluster):
         say(console, f"submitted {part.job}: {part.count} tasks, {part.name}")

@@ -53,8 +53,8 @@ class Supervisor:
 
     def train(self, pack: Sequence[str]) -> None:
         """One pack to its end, crashes included."""
-        for runs in (pack, pack):
-            code, line = self.work(self.missing(runs))
+        for _ in range(2):
+            code, line = self.work(self.missing(pack))
             self.codes.add(code if code in (ELSEWHERE, MISTAKE) else 0)
             if code in (0, ELSEWHERE, MISTAKE) or self.signum:
                 return
