@@ -61,13 +61,16 @@ class Enough(Exception):
 def suite(runs: Sequence[NamedRun], iterations: int, tracking: str = "none") -> Figures:
     """env steps/s of `train_runs`, records included; the first iteration warms up and does not count.
 
-    With tracking, also the mirror on the same core: seconds until all its W&B runs are open, MB, share of the core.
+    With tracking, also the mirror on the same core: seconds until all its W&B runs are open, after which speed is
+    measured (niceness stretches the start over what a nice process may have of a busy core), MB, share of the core.
     """
     boundaries: list[float] = []
     spent: list[dict[str, float]] = []
     mirror: Figures = {}
 
     def moved(_pack: Pack, iteration: Iteration) -> None:
+        if tracking != "none" and "startup_s" not in mirror:
+            return
         boundaries.append(time.perf_counter())
         spent.append(iteration.seconds)
         if len(boundaries) > iterations:
@@ -101,7 +104,7 @@ def observe(pid: int, records: Path, runs: int, figures: Figures) -> None:
             figures["startup_s"] = time.monotonic() - began
         figures["mirror_mb"] = max(figures.get("mirror_mb", 0.0), sum(memory for memory, _ in family))
         figures["mirror_core_share"] = sum(cpu for _, cpu in family) / (time.monotonic() - began)
-        time.sleep(0.1)
+        time.sleep(1.0 if "startup_s" in figures else 0.1)  # a look takes 2 ms of the trainer's core
 
 
 def processes_under(pid: int) -> list[tuple[float, float]]:

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -64,6 +65,7 @@ class Source:
         self.folder = folder
         self.head = read_json(folder / "config.json")
         self.id = f"{self.head['run_id']}-{self.head['code_id']}"
+        self.reading: Reading | None = None
 
     def done(self) -> dict[str, Any] | None:
         path = self.folder / "done.json"
@@ -82,28 +84,11 @@ class Source:
         attempt, upto = self.covered()
         if upto <= after:
             return
-        episodes = deque(table(attempt / "episodes.csv"))
-        timing = {row["iteration"]: row for row in table(attempt / "timing.csv")}
-        recent: deque[float] = deque(maxlen=SCORE_EPISODES)
-        previous = 0.0
-        for row in table(attempt / "iterations.csv"):
-            finished = []
-            while episodes and episodes[0]["env_step"] <= row["env_steps"]:
-                finished.append(episodes.popleft())
-            recent.extend(episode["return"] for episode in finished)
-            if after < row["iteration"] <= upto:
-                row["episodes"] = len(finished)
-                if finished:
-                    row["return"] = fmean(episode["return"] for episode in finished)
-                    row["length"] = fmean(episode["length"] for episode in finished)
-                if recent:
-                    row[f"return_{SCORE_EPISODES}"] = fmean(recent)
-                seconds = timing.get(row["iteration"], {})
-                row |= {f"timing/{name}": value for name, value in seconds.items() if name != "iteration"}
-                if spent := sum(seconds.get(part, 0.0) for part in ("environment", "inference", "update")):
-                    row["timing/steps_per_second"] = (row["env_steps"] - previous) * seconds["pack_size"] / spent
-                yield {name: value for name, value in row.items() if math.isfinite(value)}
-            previous = row["env_steps"]
+        if self.reading is None or self.reading.attempt != attempt:
+            self.reading = Reading(attempt)
+        for row in self.reading.rows(upto):
+            if row["iteration"] > after:
+                yield row
 
     def config(self) -> dict[str, Any]:
         """What the run is and where it was trained, for people to filter by. The uncommitted diff stays at home."""
@@ -123,17 +108,76 @@ class Source:
         return f"{config['env']['id']}/{variant(Algo(**config['algo']))}"
 
 
-def table(path: Path) -> Iterator[dict[str, float]]:
-    """The whole lines of a CSV file, its empty cells left out. The last line may be half written."""
-    whole = path.read_text().rpartition("\n")[0]
-    for row in csv.DictReader(io.StringIO(whole)):
-        yield {name: float(value) for name, value in row.items() if value}
+class Reading:
+    """An attempt's rows, each read once: its files only grow."""
+
+    def __init__(self, attempt: Path):
+        self.attempt = attempt
+        self.files = {name: Tail(attempt / f"{name}.csv") for name in ("episodes", "timing", "iterations")}
+        self.recent: deque[float] = deque(maxlen=SCORE_EPISODES)
+        self.env_steps = 0.0
+
+    def rows(self, upto: float) -> Iterator[dict[str, float]]:
+        """The next iterations, `upto` included."""
+        for file in self.files.values():
+            file.read()
+        episodes, timing, iterations = (file.rows for file in self.files.values())
+        while iterations and iterations[0]["iteration"] <= upto:
+            row = iterations.popleft()
+            finished = []
+            while episodes and episodes[0]["env_step"] <= row["env_steps"]:
+                finished.append(episodes.popleft())
+            self.recent.extend(episode["return"] for episode in finished)
+            row["episodes"] = len(finished)
+            if finished:
+                row["return"] = fmean(episode["return"] for episode in finished)
+                row["length"] = fmean(episode["length"] for episode in finished)
+            if self.recent:
+                row[f"return_{SCORE_EPISODES}"] = fmean(self.recent)
+            while timing and timing[0]["iteration"] < row["iteration"]:
+                timing.popleft()
+            seconds = timing.popleft() if timing and timing[0]["iteration"] == row["iteration"] else {}
+            row |= {f"timing/{name}": value for name, value in seconds.items() if name != "iteration"}
+            if spent := sum(seconds.get(part, 0.0) for part in ("environment", "inference", "update")):
+                row["timing/steps_per_second"] = (row["env_steps"] - self.env_steps) * seconds["pack_size"] / spent
+            self.env_steps = row["env_steps"]
+            yield {name: value for name, value in row.items() if math.isfinite(value)}
+
+
+class Tail:
+    """A CSV file that is being written: whole lines as they come, empty cells left out."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.offset = 0
+        self.header: list[str] = []
+        self.rows: deque[dict[str, float]] = deque()
+
+    def read(self) -> None:
+        """Take in the lines that have been finished since the last time."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return
+        self.offset += len(whole) + 1
+        lines = list(csv.reader(io.StringIO(whole.decode())))
+        if not self.header:
+            self.header = lines.pop(0)
+        for cells in lines:
+            self.rows.append({name: float(cell) for name, cell in zip(self.header, cells, strict=True) if cell})
 
 
 def studies_of(records: Path, run_id: str) -> list[str]:
     """Names of the studies whose manifest has this run."""
     manifests = sorted((records / "studies").glob("*/manifest.jsonl"))
-    return [path.parent.name for path in manifests if f'"{run_id}"' in path.read_text()]
+    return [path.parent.name for path in manifests if f'"{run_id}"' in manifest_text(path, path.stat().st_mtime_ns)]
+
+
+@lru_cache(maxsize=8)
+def manifest_text(path: Path, _written: int) -> str:
+    """Read once for a pack's runs, and again when it has grown."""
+    return path.read_text()
 
 
 class Mirror:
@@ -153,7 +197,8 @@ class Mirror:
         return found if found.get("place") == self.target.place else {"iteration": 0, "complete": False}
 
     def open(self) -> None:
-        """Start or continue the W&B run."""
+        """Start or continue the W&B run, from what W&B holds of it."""
+        self.source.reading = None
         settings = wandb.Settings(
             console="off", quiet=True, silent=True, symlink=False, disable_git=True, disable_code=True,
             x_disable_stats=True, x_disable_machine_info=True, x_disable_meta=True, x_save_requirements=False,

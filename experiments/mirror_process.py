@@ -20,7 +20,8 @@ from experiments import mirror as wandb_side
 from experiments.claims import Claim, Heartbeat, Taken, claim_all
 from experiments.mirror import Mirror, Source, Target, forget_core
 
-POLL_SECONDS = 2.0
+START_SECONDS = 1.0  # between looks for records that are not there yet
+POLL_SECONDS = 10.0  # between looks for rows; a checkpoint brings them once a minute
 RETRY_SECONDS = 60.0  # between attempts to reach a server that did not answer
 KEPT_ENVIRONMENT = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_HTTP_PROXY", "WANDB_HTTPS_PROXY", "WANDB_CONFIG_DIR")
 
@@ -56,7 +57,7 @@ class Mirrors:
                 self.close([mirror for mirror in self.opened if last or not self.follow(mirror)], last)
                 if last or not (self.unseen or self.taken or self.waiting or self.opened):
                     break
-                last = over(POLL_SECONDS)
+                last = over(START_SECONDS if self.unseen else POLL_SECONDS)
         for mirror in self.waiting:
             self.end(mirror, "FAILED")
         self.ended["left to another mirror"] = len(self.taken)

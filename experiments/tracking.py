@@ -27,7 +27,11 @@ class Tracking:
 
 
 class MirrorProcess:
-    """The mirror beside a pack, in a session of its own; when its standard input closes, it knows that we are gone."""
+    """The mirror beside a pack; when its standard input closes, it knows that we are gone.
+
+    It has a process group of its own, out of reach of the terminal's signals, in the trainer's session: Linux shares
+    a core evenly between sessions, and the mirror's nice value would count for nothing in another.
+    """
 
     def __init__(self, tracking: Tracking, records: Path, folders: Sequence[Path]):
         self.tracking = tracking
@@ -43,7 +47,7 @@ class MirrorProcess:
                 [sys.executable, "-m", "experiments.mirror_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,
+                process_group=0,
             )
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(self.task).encode() + b"\n")

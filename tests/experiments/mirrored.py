@@ -35,7 +35,7 @@ from ppo.config import RunConfig
 KEY = "5ec2e7" + "0123456789abcdef" * 2 + "90"  # as long as a real one; must be found in no file
 MEANS = {"return", "length", "return_100", "timing/steps_per_second"}  # of sums whose order is free
 LONG, SHORT = 20.0, 2.0  # seconds given to a server: one that answers, one that will not
-EAGER = {"RETRY_SECONDS": 0.1, "POLL_SECONDS": 0.1}
+EAGER = {"RETRY_SECONDS": 0.1, "START_SECONDS": 0.1, "POLL_SECONDS": 0.1}
 CLIENT = {  # settings of W&B's, in whole seconds; its own are 15 between transmissions, and 2 to 60 between attempts
     "x_file_stream_transmit_interval": 1.0,
     **{f"x_{part}_retry_wait_min_seconds": 1.0 for part in ("file_stream", "file_transfer", "graphql")},

@@ -184,13 +184,26 @@ class Server:
         run = self.runs.get(asked["name"])
         return {"project": {"internalId": "1", "run": None if run is None else public(run)}}
 
+    def _on_Runs(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A page of a project's runs; a project without any is none."""
+        place = asked["entity"], asked["project"]
+        runs = [run for run in self.runs.values() if (run.entity, run.project) == place]
+        if not runs:
+            return {"project": None}
+        first = int(asked.get("cursor") or 0)
+        last = min(first + asked["perPage"], len(runs))
+        edges = [{"node": public(run), "cursor": str(last)} for run in runs[first:last]]
+        page = {"edges": edges, "pageInfo": {"endCursor": str(last), "hasNextPage": last < len(runs)}}
+        return {"project": {"internalId": "1", "runCount": len(runs), "readOnly": False, "runs": page}}
+
     def _on_RunHistoryKeys(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": {"historyKeys": public(self.runs[asked["name"]])["historyKeys"]}}}
 
     def _on_RunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[asked["name"]]
         names = [name for name in run.files if name in (asked.get("fileNames") or run.files)]
-        edges = [{"node": file_of(run, name), "cursor": name} for name in names]
+        files_url = f"{self.url}/download/{run.id}"
+        edges = [{"node": file_of(run, name, f"{files_url}/{name}"), "cursor": name} for name in names]
         files = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
         return {"project": {"internalId": "1", "run": {"fileCount": len(run.files), "files": files}}}
 
@@ -233,11 +246,12 @@ def public(run: Run) -> dict[str, Any]:
     return {**core_of(run), **times, **unset, **state, "historyKeys": keys}
 
 
-def file_of(run: Run, name: str) -> dict[str, Any]:
+def file_of(run: Run, name: str, url: str) -> dict[str, Any]:
     content = run.files[name]
-    unset = dict.fromkeys(("url", "directUrl", "mimetype", "updatedAt"))
+    unset = dict.fromkeys(("directUrl", "mimetype", "updatedAt"))
     digest = base64.b64encode(hashlib.md5(content).digest()).decode()
-    return {"id": ident("File", run.id, name), "name": name, "sizeBytes": len(content), "md5": digest, **unset}
+    names = {"id": ident("File", run.id, name), "name": name, "url": url}
+    return {**names, "sizeBytes": len(content), "md5": digest, **unset}
 
 
 class _Http(ThreadingHTTPServer):
@@ -284,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
                 state.hang()
                 self.close_connection = True
             case "refuse":
-                self.reply({"error": "refused"}, state.behaviour.code)
+                self.reply(b'{"error": "refused"}', state.behaviour.code)
             case _:
                 self.reply(self.served(operation, sent, content))
 
@@ -296,18 +310,20 @@ class _Handler(BaseHTTPRequestHandler):
             return found[1] if found else "unnamed"
         return ROWS if self.path.endswith("/file_stream") else self.path.split("/")[1]
 
-    def served(self, operation: str, sent: dict[str, Any], content: bytes) -> dict[str, Any]:
-        parts = self.path.split("/")  # /files/ENTITY/PROJECT/RUN/file_stream or /upload/RUN/FILE
+    def served(self, operation: str, sent: dict[str, Any], content: bytes) -> bytes:
+        parts = self.path.split("/")  # /files/ENTITY/PROJECT/RUN/file_stream, /upload/RUN/FILE or /download/RUN/FILE
+        state, name = self.server.state, "/".join(parts[3:])
         if self.path == "/graphql":
-            return self.server.state.answer(operation, sent.get("variables") or {})
+            return json.dumps(state.answer(operation, sent.get("variables") or {})).encode()
+        if operation == "download":
+            return state.runs[parts[2]].files[name]
         if operation == ROWS:
-            self.server.state.take(parts[-2], sent)
+            state.take(parts[-2], sent)
         elif operation == "upload":
-            self.server.state.upload(parts[2], "/".join(parts[3:]), content)
-        return {}
+            state.upload(parts[2], name, content)
+        return b"{}"
 
-    def reply(self, answer: dict[str, Any], code: int = 200) -> None:
-        body = json.dumps(answer).encode()
+    def reply(self, body: bytes, code: int = 200) -> None:
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
