@@ -2,90 +2,25 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import imageio_ffmpeg
 import numpy as np
 import pytest
-from PIL import Image
 
-from experiments import checkpoint, film, watch
-from experiments.find import find_run
+from experiments import checkpoint
 from experiments.identity import code_id
-from ppo.config import Algo, UserError
+from ppo.config import Algo
 from ppo.randomness import generator
-from tests.conftest import ROOT, small_run, train
+from tests.conftest import small_run, train
+from tests.experiments.conftest import RUNS, assert_refused
 
-CARTPOLE = small_run(env="CartPole-v1", iterations=3)
-HOPPER = small_run(env="Hopper-v4", iterations=2)
-CLIPPED = small_run(env="Reacher-v4", iterations=2, profile={"horizon": 256, "epochs": 2, "clip_actions": True})
-RANDOM = replace(HOPPER, algo=Algo("random"))
-RUNS = {"cartpole": CARTPOLE, "hopper": HOPPER, "clipped": CLIPPED, "random": RANDOM}
-SETTINGS = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "SDL_VIDEODRIVER")
-
-
-@pytest.fixture(autouse=True)
-def headless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No display and no choice of OpenGL, whatever the machine has; what a test sets is undone after it."""
-    for name in SETTINGS:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each of `RUNS`, by its name there."""
-    folders = {}
-    for name, run in RUNS.items():
-        records = tmp_path_factory.mktemp(name)
-        train([run], records)
-        (folders[name],) = [path.parent for path in records.rglob("config.json")]
-    return folders
-
-
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def results(self) -> list[tuple[float, int]]:
-        """Return and length of each episode, as printed."""
-        lines = [line for line in self.out.splitlines() if line.startswith("episode ")]
-        words = [line.replace(",", "").split() for line in lines]
-        assert [word[1] for word in words] == [f"{number}:" for number in range(len(words))]
-        return [(float(word[3]), int(word[5])) for word in words]
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Any:
-    """The command in this process: exit code and both streams."""
-
-    def run(*arguments: object) -> Said:
-        code = watch.main([str(argument) for argument in arguments])
-        return Said(code, *capsys.readouterr())
-
-    return run
-
-
-def assert_refused(said: Said, *words: str) -> None:
-    """Exit code 2, and the last line on stderr is 'error: …' with all the words."""
-    assert said.code == 2
-    line = said.err.splitlines()[-1]
-    assert line.startswith("error: ")
-    assert "Traceback" not in said.err
-    for word in words:
-        assert word in line
+pytestmark = pytest.mark.usefixtures("headless")
 
 
 def copied(folder: Path, records: Path, **changes: str) -> Path:
@@ -201,7 +136,7 @@ def test_the_random_objective_plays_uniform_actions(trained: dict[str, Path], sa
 
 
 def test_the_untrained_policy_can_be_watched(tmp_path: Path, said: Any) -> None:
-    train([replace(CARTPOLE, algo=Algo("initial"), env_steps=256)], tmp_path)
+    train([replace(small_run(env="CartPole-v1"), algo=Algo("initial"), env_steps=256)], tmp_path)
     answer = said(tmp_path)
     assert answer.code == 0
     assert "CartPole-v1-initial.s0" in answer.out
@@ -318,57 +253,6 @@ def test_a_diverged_policy_is_refused(trained: dict[str, Path], said: Any, tmp_p
     assert_refused(said(folder), str(folder), "diverged")
 
 
-class TestNames:
-    """Runs s1, s10 and s0 of one setting; nothing is played."""
-
-    @pytest.fixture
-    def records(self, tmp_path: Path) -> Path:
-        for code in ("aaaaaaaaaaaa/Hopper-v4-clip_0.2.s{}-{}", "bbbbbbbbbbbb/Swimmer-v4-clip_0.2.s{}-{}"):
-            for seed, run in (("0", "0a0000000000"), ("1", "1b0000000000"), ("10", "1c0000000000")):
-                attempt = tmp_path / "runs" / code.format(seed, run) / "attempt-1"
-                attempt.mkdir(parents=True)
-                (attempt / "episodes.csv").touch()
-                (attempt.parent / "config.json").touch()
-        return tmp_path
-
-    def folder(self, records: Path) -> Path:
-        return records / "runs/aaaaaaaaaaaa/Hopper-v4-clip_0.2.s1-1b0000000000"
-
-    @pytest.mark.parametrize(
-        "name", ["Hopper-v4-clip_0.2.s1", "Hopper-v4-clip_0.2.s1-1b", "Hopper-v4-clip_0.2.s1-1b0000000000"]
-    )
-    def test_the_beginning_of_a_name_finds_its_run(self, records: Path, name: str) -> None:
-        assert find_run(name, records) == self.folder(records)
-
-    def test_the_beginning_of_an_id_finds_its_run(self, records: Path) -> None:
-        shutil.rmtree(records / "runs/bbbbbbbbbbbb")
-        assert find_run("1b", records) == self.folder(records)
-
-    @pytest.mark.parametrize("inside", ["", "attempt-1", "attempt-1/episodes.csv", "config.json"])
-    def test_a_path_to_or_into_a_run_finds_it(self, records: Path, inside: str) -> None:
-        assert find_run(str(self.folder(records) / inside), Path("elsewhere")) == self.folder(records)
-
-    def test_a_folder_that_holds_one_run_finds_it(self, records: Path) -> None:
-        for name in ("Hopper-v4-clip_0.2.s0-0a0000000000", "Hopper-v4-clip_0.2.s10-1c0000000000"):
-            shutil.rmtree(records / "runs/aaaaaaaaaaaa" / name)
-        assert find_run(str(records / "runs/aaaaaaaaaaaa"), Path("elsewhere")) == self.folder(records)
-
-    def test_an_ambiguous_name_lists_its_candidates(self, records: Path, said: Any) -> None:
-        answer = said("Hopper", "--records", records)
-        assert_refused(answer, "Hopper could be", "s0-0a", "s1-1b", "s10-1c")
-        assert "Swimmer" not in answer.err
-
-    def test_a_folder_of_several_runs_lists_them(self, records: Path, said: Any) -> None:
-        assert_refused(said(records / "runs"), "could be", "s0-0a0000000000", "s10-1c0000000000")
-
-    def test_a_misspelt_name_gets_near_ones(self, records: Path, said: Any) -> None:
-        answer = said("Hoper-v4-clip_0.2.s1", "--records", records)
-        assert_refused(answer, "Hoper-v4-clip_0.2.s1", "did you mean Hopper-v4-clip_0.2.s1")
-
-    def test_no_records_are_said_to_be_none(self, said: Any, tmp_path: Path) -> None:
-        assert_refused(said("Hopper", "--records", tmp_path), "none of the 0 in", str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -385,116 +269,3 @@ def test_a_mistake_is_one_sentence(said: Any, arguments: list[str], words: Seque
     assert_refused(answer, *words)
     assert answer.out == ""
     assert len(answer.err.splitlines()) == 1
-
-
-def test_opengl_that_does_not_start_is_said_with_the_packages_to_install(
-    trained: dict[str, Path], said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "glfw")  # needs a display
-    answer = said(trained["hopper"], "--out", tmp_path / "film.mp4")
-    assert_refused(answer, "Hopper-v4 cannot be filmed", "MUJOCO_GL=glfw: ", "apt-get install libegl1", "libosmesa6")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_osmesa_is_tried_where_egl_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(film, "PROBE", "import os, sys; sys.exit(4 * (os.environ['MUJOCO_GL'] == 'egl'))")
-    assert film.drawing("Hopper-v4")["MUJOCO_GL"] == "osmesa"
-
-
-def test_where_both_fail_both_reasons_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(film, "PROBE", "import os, sys; sys.exit(print('no', os.environ['MUJOCO_GL'][::-1]) or 4)")
-    with pytest.raises(UserError, match=r"MUJOCO_GL=egl: no lge; MUJOCO_GL=osmesa: no asemso"):
-        film.drawing("Hopper-v4")
-
-
-def test_missing_pygame_is_said_with_what_to_install(
-    trained: dict[str, Path], said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "pygame.py").write_text("raise ImportError('there is no pygame')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    answer = said(trained["cartpole"], "--out", tmp_path / "film.gif")
-    assert_refused(answer, "CartPole-v1 cannot be filmed", "pygame is not installed", "pip install")
-    assert "apt-get" not in answer.err
-
-
-def frames_of(path: Path) -> list[bytes]:
-    with Image.open(path) as picture:
-        frames = []
-        for number in range(picture.n_frames):
-            picture.seek(number)
-            frames.append(picture.convert("RGB").tobytes())
-    return frames
-
-
-def test_a_gif_shows_every_so_many_states_and_its_name_comes_last(
-    trained: dict[str, Path], said: Any, tmp_path: Path
-) -> None:
-    out = tmp_path / "films" / "cartpole.gif"
-    answer = said(trained["cartpole"], "--episodes", 2, "--out", out)
-    assert answer.code == 0
-    assert list(out.parent.iterdir()) == [out]
-    frames = frames_of(out)
-    steps = sum(length for _, length in answer.results)
-    assert len(frames) == math.ceil(steps / 4)  # 50 states a second, 12.5 frames
-    assert len(set(frames)) > len(frames) / 2
-    with Image.open(out) as picture:
-        assert picture.size == (320, 213)
-        assert picture.info["duration"] == 80  # milliseconds
-        assert picture.info["loop"] == 0
-    assert f"{out}: {len(frames)} frames" in answer.out
-    assert answer.results == said(trained["cartpole"], "--episodes", 2).results
-
-
-def test_ctrl_c_keeps_what_was_filmed(
-    trained: dict[str, Path], said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    act, calls = watch.Agent.act, []
-
-    def interrupted(*arguments: Any) -> np.ndarray:
-        calls.append(arguments)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return act(*arguments)
-
-    monkeypatch.setattr(watch.Agent, "act", interrupted)
-    answer = said(trained["cartpole"], "--out", tmp_path / "film.gif")
-    assert answer.code == 130
-    assert "interrupted" in answer.err
-    assert list(tmp_path.iterdir()) == [tmp_path / "film.gif"]
-    assert len(frames_of(tmp_path / "film.gif")) == 3
-
-
-def test_a_film_that_cannot_be_written_is_refused_and_leaves_nothing(
-    trained: dict[str, Path], said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(film.ENCODING, ".gif", ["-vf", "no_such_filter"])
-    (tmp_path / f".film.{os.getpid()}.gif").touch()  # as a disk that fills up later would leave it
-    answer = said(trained["cartpole"], "--out", tmp_path / "film.gif")
-    assert_refused(answer, str(tmp_path / "film.gif"), "cannot be written")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_camera_goes_along_with_the_agent() -> None:
-    environment = gymnasium.make("Hopper-v4")
-    film.follow(environment)
-    simulated: Any = environment.unwrapped
-    assert simulated.model.camera(simulated.mujoco_renderer.camera_id).name == "track"
-    film.follow(gymnasium.make("CartPole-v1"))
-    film.follow(gymnasium.make("InvertedPendulum-v4"))  # has no such camera
-
-
-def test_the_command_films_mujoco(trained: dict[str, Path], tmp_path: Path) -> None:
-    try:
-        film.drawing("Hopper-v4")
-    except UserError as error:
-        pytest.skip(str(error))
-    out = tmp_path / "hopper.mp4"
-    line = [sys.executable, "-m", "experiments.watch", str(trained["hopper"]), "--out", str(out)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    (steps,) = [length for _, length in Said(0, done.stdout, "").results]
-    frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out))
-    assert frames == steps
-    assert seconds == pytest.approx(steps / 125, abs=0.02)
-    assert list(tmp_path.iterdir()) == [out]
