@@ -1,26 +1,32 @@
 """Runs become a dataset: python -m analysis.collect SOURCE... --out DATASET
 
-A source is a study's name, a records root, or any folder inside one. What is broken, partial, missing, there twice or
-mixed under one name is refused with its name, or left out when `--leave-out` says so, and then the dataset says it too.
+A source is a study's name, a records root or any folder inside one; `wandb-files:FOLDER`, offline files of Weights &
+Biases; `wandb:ENTITY/PROJECT`, a project on its server; or what other tools leave: `sb3:`, `evaluations:`,
+`tensorboard:FOLDER`, `csv:FILE` (analysis.from_tools says what they read). What is broken, partial, missing, there
+twice, without its episodes or mixed under one name is refused with its name; all but the last is left out when
+`--leave-out` says so, and then the dataset says it too.
 """
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.dataset import RUN_COLUMNS, SCHEMA
-from analysis.from_records import Broken, Collected, folders_of, read_run
+from analysis import from_tools
+from analysis.dataset import FILES, RUN_COLUMNS, RUNS, SCHEMA
+from analysis.from_records import Broken, Collected, place_of, read_run
 from analysis.records import RecordError
 
-TROUBLES = ("broken", "partial", "missing", "twice")
+TROUBLES = ("broken", "partial", "missing", "twice", "episodes")
 SHOWN = 5  # names per kind of trouble
 BATCH = 100  # runs written together
 ONE_OF_A_KIND = {
@@ -30,6 +36,8 @@ ONE_OF_A_KIND = {
     "budget": "budgets",
     "numerics": "kinds of numerics",
     "backend": "backends",
+    "measure": "kinds of episodes",
+    "settings": "settings",
 }
 """What runs of one variant on one task must share."""
 
@@ -52,123 +60,205 @@ class Trouble:
         parts = []
         for kind, names in self.left_out().items():
             if kind not in self.leave_out:
-                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-                parts.append(f"{len(names)} {kind}: {'; '.join(names[:SHOWN])}{more}")
+                parts.append(listed(kind, names))
         if parts:
             kinds = " ".join(kind for kind in self.left_out() if kind not in self.leave_out)
             raise RecordError(f"{' | '.join(parts)}. To go on without them: --leave-out {kinds}")
 
 
-def gather(sources: Sequence[str], records: Path, trouble: Trouble) -> Iterator[Collected]:
-    """Every run of the sources, once."""
+def listed(kind: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} {kind}: {'; '.join(names[:SHOWN])}{more}"
+
+
+def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[str, Any]) -> Iterator[Collected]:
+    """Every run of the sources, once; what else they tell goes into `note`."""
     seen: dict[str, str] = {}
     for source in sources:
-        folders, variants, missing = folders_of(source, records)
-        for name in missing:
-            trouble.add("missing", name)
-        for folder in folders:
-            try:
-                run = read_run(folder, variants)
-            except Broken as broken:
-                trouble.add("broken", str(broken))
+        for run in runs_of(source, records, trouble, note):
+            if isinstance(run, Broken):
+                trouble.add(run.kind, str(run))
                 continue
-            if (first := seen.setdefault(run.row["run"], str(folder))) != str(folder):
-                trouble.add("twice", f"{folder} is {first} again")
-            elif run.row["status"] == "partial":
-                trouble.add("partial", f"{folder.name} at env step {run.row['env_steps']}")
+            key, place = run.row["run"], run.row["source"]
+            if run.row["status"] == "partial":
+                trouble.add("partial", f"{place} at env step {run.row['env_steps']}")
+            elif key in seen:
+                trouble.add("twice", f"{place} is {seen[key]} again")
             else:
+                seen[key] = place
                 yield run
+
+
+def runs_of(source: str, records: Path, trouble: Trouble, note: dict[str, Any]) -> Iterator[Collected | Broken]:
+    """The runs that one source names, read one after another."""
+    kind, _, where = source.partition(":")
+    if (others := from_tools.runs_of(source)) is not None:
+        yield from others
+        return
+    if kind in ("wandb", "wandb-files"):
+        yield from from_wandb(kind, where, records, trouble)
+        return
+    place = place_of(source, records)
+    for name in place.missing:
+        trouble.add("missing", name)
+    if place.study:
+        note.setdefault("study", place.study)
+    for folder in place.folders:
+        try:
+            yield read_run(folder, place.variants)
+        except Broken as broken:
+            yield broken
+
+
+def from_wandb(kind: str, where: str, records: Path, trouble: Trouble) -> Iterator[Collected | Broken]:
+    """The runs of a server's project, or of offline files; those without their episodes are named."""
+    from analysis import collect_wandb  # it imports wandb, which takes a second that only these sources need
+
+    if kind == "wandb":
+        found = collect_wandb.from_server(where, records / "wandb" / "fetched")
+    else:
+        found = collect_wandb.from_files(Path(where))
+    for run in found:
+        if isinstance(run, Collected) and run.row["status"] != "partial" and collect_wandb.lacks_episodes(run):
+            trouble.add("episodes", f"{run.row['source']} has no episodes.csv")
+        yield run
 
 
 def refuse_mixed(runs: pd.DataFrame) -> None:
     """One variant on one task must be one thing: not two versions of the task, two profiles or two codes."""
-    task = runs["env"].str.replace(r"-v\d+$", "", regex=True)
-    for (variant, name), group in runs.groupby([runs["variant"], task]):
-        for column, what in ONE_OF_A_KIND.items():
-            if len(values := sorted(group[column].astype(str).unique())) > 1:
-                raise RecordError(
-                    f"{variant} on {name} has runs of several {what}: {', '.join(values)}; give a study's name, or a "
-                    "folder that holds one of them, such as records/runs/<code id>"
-                )
-        if (twice := group["seed"].duplicated()).any():
-            raise RecordError(f"{variant} on {name} has seed {group['seed'][twice].iloc[0]} more than once")
+    said = runs["config"].map(settings)
+    cells = runs.assign(
+        task=runs["env"].str.replace(r"-v\d+$", "", regex=True),
+        settings=said,
+        budget=runs["budget"].where(said != "", 0),  # other tools tell where a run ended, not where it should have
+    ).groupby(["variant", "task"])
+    kinds = cells[list(ONE_OF_A_KIND)].nunique()
+    for column, what in ONE_OF_A_KIND.items():
+        for variant, task in kinds.index[kinds[column] > 1]:
+            found = [set(str(kind).splitlines()) for kind in cells.get_group((variant, task))[column].unique()]
+            differing = sorted(set().union(*found) - found[0].intersection(*found))
+            raise RecordError(
+                f"{variant} on {task} has runs of several {what}: {', '.join(differing)}; give a study's name, or a "
+                "folder that holds one of them, such as records/runs/<code id>"
+            )
+    for twice in runs[runs.duplicated(["variant", "env", "seed"])].itertuples():
+        raise RecordError(
+            f"{twice.variant} on {twice.env} has seed {twice.seed} more than once, such as in {twice.source}"
+        )
+
+
+def settings(config: str) -> str:
+    """A run's algorithm and profile, a line for each setting; other tools have none."""
+    parts = json.loads(config)
+    return "\n".join(
+        f"{part}.{name}={value}" for part in ("algo", "profile") for name, value in parts.get(part, {}).items()
+    )
+
+
+class Growing:
+    """A long table on its way into its file, batch by batch. Its columns grow too: what a run does not have is NaN."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.writer: Any = None  # opened by the first batch
+
+    def append(self, table: pa.Table) -> None:
+        if self.writer is None:
+            self.writer = self.open(table.schema)
+        elif not set(table.column_names) <= set(self.writer.schema.names):
+            self.widen(pa.unify_schemas([self.writer.schema, table.schema]))
+        self.put(table)
+
+    def widen(self, schema: pa.Schema) -> None:
+        """Rewrite what is there with more columns."""
+        self.close()
+        narrow = self.path.replace(self.path.with_suffix(".narrow"))
+        self.writer = self.open(schema)
+        for batch in pq.ParquetFile(narrow, read_dictionary=["run"]).iter_batches():
+            self.put(pa.table(batch))
+        narrow.unlink()
+
+    def open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        return pq.ParquetWriter(self.path, schema, compression="zstd")
+
+    def put(self, table: pa.Table) -> None:
+        schema = self.writer.schema
+        filled = pa.concat_tables([schema.empty_table(), table], promote_options="default")
+        self.writer.write_table(filled.cast(schema))
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
 
 def write(runs: Iterator[Collected], out: Path) -> pd.DataFrame:
     """The three tables, in batches, so that memory does not grow with the number of runs; returns `runs`."""
     rows: list[dict[str, Any]] = []
-    batch: list[Collected] = []
-    writers: dict[str, pq.ParquetWriter] = {}
-
-    def flush() -> None:
-        for name in ("episodes", "iterations"):
-            tables = [keyed(getattr(run, name), run.row["run"]) for run in batch]
-            if tables:
-                joined = pa.concat_tables(tables, promote_options="default")
-                if name not in writers:
-                    writers[name] = pq.ParquetWriter(out / f"{name}.parquet", joined.schema, compression="zstd")
-                writers[name].write_table(joined.select(writers[name].schema.names).cast(writers[name].schema))
-        batch.clear()
-
-    for run in runs:
-        rows.append(run.row)
-        batch.append(run)
-        if len(batch) == BATCH:
-            flush()
-    flush()
-    for writer in writers.values():
-        writer.close()
-    frame = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
-    frame.to_parquet(out / "runs.parquet", index=False, compression="zstd")
-    return frame
+    tables = {name: Growing(out / f"{name}.parquet") for name in ("episodes", "iterations")}
+    while batch := list(islice(runs, BATCH)):
+        rows += [run.row for run in batch]
+        for name, table in tables.items():
+            table.append(joined(batch, name))
+    for table in tables.values():
+        table.close()
+    frame = pa.Table.from_pylist(rows, RUNS)
+    pq.write_table(frame, out / "runs.parquet", compression="zstd")
+    return frame.to_pandas()
 
 
-def keyed(table: pa.Table, run: str) -> pa.Table:
-    """The table with its run in front."""
-    key = pa.DictionaryArray.from_arrays(pa.array([0] * len(table), pa.int32()), pa.array([run]))
-    return table.add_column(0, "run", key)
+def joined(batch: Sequence[Collected], name: str) -> pa.Table:
+    """One long table of several runs, `run` in front."""
+    tables = [getattr(run, name) for run in batch]
+    position = np.repeat(np.arange(len(batch), dtype=np.int32), [len(table) for table in tables])
+    run = pa.DictionaryArray.from_arrays(position, [run.row["run"] for run in batch])
+    return pa.concat_tables(tables, promote_options="default").add_column(0, "run", run)
 
 
 def collect(sources: Sequence[str], records: Path, out: Path, leave_out: Sequence[str]) -> pd.DataFrame:
     """Write a dataset from the sources, whole or not at all; returns its `runs`."""
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} in (set(), set(FILES))):
+        raise RecordError(f"--out {out} is there and is no dataset, or not only one; give a folder of its own")
     trouble = Trouble(leave_out)
-    building = out.with_name(f".{out.name}.building")
-    building.mkdir(parents=True, exist_ok=True)
-    try:
-        runs = write(gather(sources, records, trouble), building)
+    note: dict[str, Any] = {"schema": SCHEMA, "sources": list(sources), "columns": RUN_COLUMNS}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+        new, old = Path(beside, "new"), Path(beside, "old")
+        new.mkdir()
+        runs = write(gather(sources, records, trouble, note), new)
         trouble.refuse()
         if runs.empty:
             raise RecordError(f"no finished run in {', '.join(sources)}")
         refuse_mixed(runs)
-        note = {"schema": SCHEMA, "sources": list(sources), "columns": RUN_COLUMNS, "left_out": trouble.left_out()}
-        (building / "dataset.json").write_text(json.dumps(note, indent=1) + "\n")
-        out.mkdir(exist_ok=True)
-        for path in building.iterdir():
-            path.replace(out / path.name)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        note["left_out"] = trouble.left_out()
+        (new / "dataset.json").write_text(json.dumps(note, indent=1) + "\n")
+        if out.exists():
+            out.replace(old)
+        new.replace(out)
     return runs
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.collect", description="Runs become a dataset.")
-    parser.add_argument("sources", nargs="+", help="a study's name, a records root, or a folder inside one")
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sources", nargs="+", help="a study's name, a folder of records, or KIND:PLACE; see above")
     parser.add_argument("--out", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where studies are looked up")
     parser.add_argument(
         "--leave-out", nargs="+", choices=TROUBLES, default=[], help="kinds of trouble to go on without"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
-        runs = collect(options.sources, options.records, options.out, options.leave_out)
-    except RecordError as error:
+        runs = collect(options.sources, options.records, options.out.resolve(), options.leave_out)
+    except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     left = json.loads((options.out / "dataset.json").read_text())["left_out"]
     print(f"{len(runs)} runs, {runs['episodes'].sum():,} episodes in {options.out}")
     for kind, names in left.items():
-        print(f"left out, {kind}: {len(names)}")
+        print(f"left out, {listed(kind, names)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,20 +6,25 @@
     iterations  one row per iteration of the training loop: run, iteration, env_steps and the diagnostics
     dataset.json  schema version, sources, and what was left out and why
 
-`run` is `<run id>-<code id>`, the same key in all three. Rows are ordered by run and by time.
+`run` is `<run id>-<code id>`, the same key in all three. Runs stand in the order of their sources, a study's in its
+manifest's and a folder's by path; the rows of a run stand together, by time. Counts of steps are int64 (lengths
+int32), everything measured is float64. A diagnostic that a run does not have is NaN.
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from analysis.records import RecordError
 
 SCHEMA = 1
-TABLES = ("runs", "episodes", "iterations")
+FILES = ("runs.parquet", "episodes.parquet", "iterations.parquet", "dataset.json")
 
 RUN_COLUMNS = {
     "run": "key: run id and code id",
@@ -30,10 +35,11 @@ RUN_COLUMNS = {
     "profile": "name of the implementation details",
     "seed": "",
     "status": "complete | diverged | partial",
+    "measure": "what the rows of `episodes` are: training episodes | evaluation episodes | running means",
     "budget": "env steps asked for",
     "env_steps": "env steps taken",
     "episodes": "finished episodes",
-    "score": "mean return of the last 100 finished episodes (fewer if there are fewer); NaN without any",
+    "score": "mean return of the last 100 finished episodes (fewer if there are fewer); NaN if none or infinite",
     "score_episodes": "how many episodes the score is the mean of",
     "seconds": "wall seconds of its pack's iterations, divided by the pack's size",
     "backend": "envpool | gymnasium",
@@ -48,26 +54,44 @@ RUN_COLUMNS = {
 }
 """Columns of `runs` and what they mean."""
 
+NUMBERS = {
+    **dict.fromkeys(("seed", "budget", "env_steps", "episodes", "score_episodes"), pa.int64()),
+    **dict.fromkeys(("score", "seconds"), pa.float64()),
+}
+RUNS = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in RUN_COLUMNS])
+"""Types of `runs`: what is no number is text."""
+
 SCORE_EPISODES = 100
 
 
-@dataclass
+@dataclass(frozen=True)
 class Dataset:
-    """The three tables and the note."""
+    """`runs` and the note; the long tables stay in their files until somebody reads them."""
 
+    folder: Path
     runs: pd.DataFrame
-    episodes: pd.DataFrame
-    iterations: pd.DataFrame
-    note: dict[str, Any] = field(default_factory=dict)
+    note: dict[str, Any]
+
+    def batches(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """A long table piece by piece, `run` as a dictionary: ten thousand runs do not fit in memory at once."""
+        file = pq.ParquetFile(self.folder / f"{table}.parquet", read_dictionary=["run"])
+        yield from file.iter_batches(columns=["run", *columns])
+
+    def read(self, table: str) -> pd.DataFrame:
+        """The whole of a long table."""
+        return pd.read_parquet(self.folder / f"{table}.parquet")
 
 
 def load(folder: Path) -> Dataset:
     """A dataset from its folder; RecordError says what is missing."""
-    missing = [name for name in TABLES if not (folder / f"{name}.parquet").exists()]
+    missing = [name for name in FILES if not (folder / name).exists()]
     if missing:
-        raise RecordError(f"{folder} is no dataset (no {missing[0]}.parquet); python -m analysis.collect makes one")
-    note = json.loads((folder / "dataset.json").read_text())
+        raise RecordError(f"{folder} is no dataset (no {missing[0]}); python -m analysis.collect makes one")
+    try:
+        note = json.loads((folder / "dataset.json").read_text())
+        runs = pd.read_parquet(folder / "runs.parquet")
+    except (ValueError, OSError) as error:
+        raise RecordError(f"{folder} cannot be read ({error}); collect it anew") from error
     if note.get("schema") != SCHEMA:
         raise RecordError(f"{folder} has schema {note.get('schema')}, and this code reads {SCHEMA}; collect it anew")
-    runs, episodes, iterations = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
-    return Dataset(runs, episodes, iterations, note)
+    return Dataset(folder, runs, note)

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from analysis.dataset import SCORE_EPISODES
+from analysis.dataset import RUNS, SCORE_EPISODES
 from analysis.records import RecordError, variant_of
 
 EPISODES = {"env_step": pa.int64(), "return": pa.float64(), "length": pa.int32()}
@@ -31,38 +32,74 @@ class Collected:
 class Broken(Exception):
     """What is wrong with one run: one sentence."""
 
+    kind = "broken"
 
-def folders_of(place: str, records: Path) -> tuple[list[Path], dict[str, str], list[str]]:
-    """Run folders, names of variants by run id, and ids that a study lists but nobody has begun."""
-    study = records / "studies" / place
-    if (study / "manifest.jsonl").exists():
-        lines = [json.loads(line) for line in (study / "manifest.jsonl").read_text().splitlines()]
-        launches = sorted(study.glob("launches/*/launch.json"), key=lambda path: int(path.parent.name))
-        code = json.loads(launches[-1].read_text())["code_id"] if launches else None
-        there = {path.name.rpartition("-")[2]: path for path in (records / "runs" / str(code)).glob("*")}
-        folders = [there[line["run_id"]] for line in lines if line["run_id"] in there]
-        missing = [f"{line['env']} {line['variant']} seed {line['config']['seed']}" for line in lines
-                   if line["run_id"] not in there]  # fmt: skip
-        return folders, {line["run_id"]: line["variant"] for line in lines}, missing
-    root = Path(place)
+
+class NeverBegun(Broken):
+    """A run that has a folder and no rows."""
+
+    kind = "missing"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a source names: run folders, and of a study the names of its variants by run id, the runs that nobody has
+    begun, and what a dataset should remember of it."""
+
+    folders: list[Path]
+    variants: Mapping[str, str] = field(default_factory=dict)
+    missing: Sequence[str] = ()
+    study: Mapping[str, Any] = field(default_factory=dict)
+
+
+def place_of(source: str, records: Path) -> Place:
+    """A study of these records, a study's folder, or any folder of records; RecordError if it is none of these."""
+    for study in (records / "studies" / source, Path(source)):
+        if (study / "manifest.jsonl").exists():
+            return place_of_study(study)
+    root = Path(source)
     if not root.is_dir():
         known = sorted(path.parent.name for path in records.glob("studies/*/manifest.jsonl"))
         raise RecordError(
-            f"{place} is neither a folder nor a study in {records}/studies ({', '.join(known) or 'none'})"
+            f"{source} is neither a folder nor a study in {records}/studies ({', '.join(known) or 'none'})"
         )
     root = root / "runs" if (root / "runs").is_dir() else root
-    return sorted({path.parent for path in root.rglob("config.json")}), {}, []
+    return Place(sorted(path.parent for path in root.rglob("config.json")))
+
+
+def place_of_study(study: Path) -> Place:
+    """The runs of its manifest, trained by the code of its last launch."""
+    try:
+        lines = [json.loads(line) for line in (study / "manifest.jsonl").read_text().splitlines()]
+        launches = sorted(study.glob("launches/*/launch.json"), key=lambda path: int(path.parent.name))
+        head = json.loads(launches[-1].read_text()) if launches else {"code_id": None, "overrides": []}
+        runs = study.parent.parent / "runs" / str(head["code_id"])
+        there = {path.name.rpartition("-")[2]: path for path in runs.glob("*")}
+        absent = [line for line in lines if line["run_id"] not in there]
+        written = json.loads((study / "study.json").read_text())
+        return Place(
+            folders=[there[line["run_id"]] for line in lines if line["run_id"] in there],
+            variants={line["run_id"]: line["variant"] for line in lines},
+            missing=[
+                f"{line['config']['env']['id']} {line['variant']} seed {line['config']['seed']}" for line in absent
+            ],
+            study={
+                "name": study.name,
+                "variants": list(dict.fromkeys(line["variant"] for line in lines)),
+                "overrides": head["overrides"],
+                **{name: written[name] for name in ("tables", "figures")},
+            },
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RecordError(f"{study} is not a whole study ({told(error)})") from error
 
 
 def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
-    """One run's folder. Raises Broken if it is not whole, or not what its own digests say."""
-    head = read_json(folder / "config.json")
-    done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
-    attempts = sorted(folder.glob("attempt-*"), key=lambda path: int(path.name.partition("-")[2]))
-    if not attempts:
-        raise Broken(f"{folder} has no attempt; it was never begun")
-    attempt = attempts[-1] if done is None else folder / f"attempt-{done['attempt']}"
+    """One run's folder. Raises Broken if it is not whole or not what its digests say, NeverBegun without rows."""
     try:
+        head = json.loads((folder / "config.json").read_text())
+        done = json.loads((folder / "done.json").read_text()) if (folder / "done.json").exists() else None
+        attempt = newest_attempt(folder) if done is None else folder / f"attempt-{done['attempt']}"
         texts = {name: (attempt / f"{name}.csv").read_bytes() for name in ("episodes", "iterations", "timing")}
         config, names = head["config"], head["names"]
         if done is not None:
@@ -74,17 +111,14 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "run": f"{head['run_id']}-{head['code_id']}",
             "run_id": head["run_id"],
             "code_id": head["code_id"],
-            "variant": variants.get(head["run_id"]) or variant_of(config["algo"]),
+            "variant": variants.get(head["run_id"]) or names.get("variant") or variant_of(config["algo"]),
             "env": config["env"]["id"],
             "profile": names["profile"],
             "seed": config["seed"],
             "status": "partial" if done is None else done["status"],
+            "measure": "training episodes",
             "budget": config["env_steps"],
-            "env_steps": done["env_steps"]
-            if done
-            else int(iterations["env_steps"][-1].as_py())
-            if len(iterations)
-            else 0,
+            "env_steps": done["env_steps"] if done else last_of(iterations["env_steps"]),
             **score_of(episodes),
             "seconds": seconds_of(timing),
             **{name: config[name] for name in ("backend", "numerics", "device")},
@@ -92,9 +126,18 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "config": json.dumps(config, sort_keys=True),
             "source": str(folder),
         }
-    except (OSError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        raise Broken(f"{folder} is broken: {' '.join(str(error).split())}") from error
+        pa.RecordBatch.from_pylist([row], RUNS)  # a seed that is a word is found here, where its folder is known
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Broken(f"{folder} is broken ({told(error)})") from error
     return Collected(row, episodes, iterations)
+
+
+def newest_attempt(folder: Path) -> Path:
+    """Of an unfinished run. What was claimed and not begun has no timing.csv, the last file to be made."""
+    begun = [path.parent for path in folder.glob("attempt-*/timing.csv")]
+    if not begun:
+        raise NeverBegun(f"{folder} was never begun")
+    return max(begun, key=lambda attempt: int(attempt.name.partition("-")[2]))
 
 
 def table(text: bytes) -> pa.Table:
@@ -106,12 +149,17 @@ def table(text: bytes) -> pa.Table:
     return pa.csv.read_csv(io.BytesIO(whole), convert_options=convert)
 
 
+def last_of(column: pa.ChunkedArray) -> int:
+    return int(column[-1].as_py()) if len(column) else 0
+
+
 def score_of(episodes: pa.Table) -> dict[str, Any]:
     """The run's score: mean return of its last 100 finished episodes (paper, section 6.1)."""
-    last = episodes["return"].to_numpy()[-SCORE_EPISODES:]
+    last = episodes["return"][-SCORE_EPISODES:].to_numpy()
+    finite = len(last) and np.isfinite(last).all()
     return {
         "episodes": len(episodes),
-        "score": float(last.mean()) if len(last) else float("nan"),
+        "score": math.fsum(last) / len(last) if finite else math.nan,
         "score_episodes": len(last),
     }
 
@@ -123,14 +171,11 @@ def seconds_of(timing: pa.Table) -> float:
 
 
 def provenance_of(folder: Path) -> dict[str, Any]:
-    seen = read_json(folder / "provenance.json")
+    seen = json.loads((folder / "provenance.json").read_text())
     commit = (seen["commit"] or "unknown")[:12] + ("+" if seen["dirty"] else "")
     return {"commit": commit, **{name: seen[name] for name in ("host", "cpu", "gpu")}}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
-    except (OSError, ValueError) as error:
-        raise Broken(f"{path} cannot be read: {error}") from error
+def told(error: Exception) -> str:
+    """On one line; a KeyError's own words are the key alone."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

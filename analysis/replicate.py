@@ -19,6 +19,7 @@ from scipy import stats
 
 from analysis.dataset import load
 from analysis.paper import published
+from analysis.paper.published import TASKS
 from analysis.records import RecordError
 from analysis.scores import (
     EPISODES,
@@ -35,7 +36,6 @@ from analysis.statistics import FEW, LEVEL, Array, fewest, heavy_tailed, holm, w
 
 SEEDS = 3  # section 6.1
 ROUNDING = 0.005  # Table 1 prints two decimals
-TASKS = 7
 FEWEST_DRAWS = 1000  # the smallest p is 1 / draws; allowing for eleven rows it has to fall below `verdict`'s level
 
 
@@ -159,7 +159,7 @@ def report(runs: pd.DataFrame, rng: np.random.Generator, scaling: Scaling, draws
     unfinished, diverged = ((runs["status"] == status).sum() for status in ("partial", "diverged"))
     notes = [
         f"partial: {len(ranked)} of Table 1's {len(printed)} rows" * (len(ranked) < len(printed)),
-        f"partial: {tasks} of the paper's {TASKS} tasks, so these are not its averages" * (tasks != TASKS),
+        f"partial: {tasks} of the paper's {len(TASKS)} tasks, so these are not its averages" * (tasks != len(TASKS)),
         f"{unfinished} unfinished runs left out" * bool(unfinished),
         f"{short} runs finished fewer than {EPISODES} episodes and are scored on those" * bool(short),
         f"{diverged} diverged runs count as the worst of their task" * bool(diverged),

@@ -119,11 +119,12 @@ def area_under_curve(env_steps: Array, returns: Array) -> Array:
 
 
 def t_interval(scores: Scores, level: float = LEVEL) -> Array:
-    """(low, high) of `mean`: Student's t on Σ s²/n / E², degrees of freedom by Welch and Satterthwaite. Environments
-    may differ in spread and in number of runs (two at least); it trusts the runs of each to be about normal."""
+    """(low, high) of `mean`, shape (2, …): Student's t on Σ s²/n / E², degrees of freedom by Welch and Satterthwaite.
+    Environments may differ in spread and in number of runs (two at least); it trusts the runs of each to be about
+    normal."""
     scores = checked(scores, least=2)
     error, dof = _standard_error(scores, len(scores))
-    return mean(scores) + np.array([-1.0, 1.0]) * stats.t.ppf((1 + level) / 2, dof) * error
+    return mean(scores) + np.multiply.outer([-1.0, 1.0], stats.t.ppf((1 + level) / 2, dof) * error)
 
 
 def _standard_error(cells: Scores, environments: int, fresh_seeds: float = np.inf) -> tuple[Array, Array]:
@@ -240,6 +241,12 @@ def welch_test(x: Scores, y: Scores) -> Comparison:
     same = np.abs(difference) <= _rounding(x, y)
     p = np.where(still, np.where(same, 1.0, 0.0), 2 * stats.t.sf(np.abs(difference) / np.where(still, 1, error), dof))
     return Comparison(difference, error, dof, p)
+
+
+def difference_interval(seen: Comparison, level: float = LEVEL) -> tuple[float, float]:
+    """(low, high) of one comparison's difference."""
+    reach = float(stats.t.ppf((1 + level) / 2, seen.dof) * seen.error)
+    return float(seen.difference) - reach, float(seen.difference) + reach
 
 
 def _rounding(x: Scores, y: Scores) -> float:

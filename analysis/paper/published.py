@@ -17,6 +17,9 @@ OBJECTIVES = {
 }
 """The paper's words for the objectives, and ours."""
 
+TASKS = ("HalfCheetah", "Hopper", "InvertedDoublePendulum", "InvertedPendulum", "Reacher", "Swimmer", "Walker2d")
+"""Table 1's tasks, then all `-v1` (section 6.1, footnote 2)."""
+
 
 def _read(name: str) -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
@@ -48,6 +51,12 @@ def games_won(scores: pd.DataFrame) -> pd.Series:
     best = scores.eq(scores.max(axis=1), axis=0)
     alone = best.sum(axis=1) == 1
     return pd.concat([best[alone].sum(), pd.Series({"tie": (~alone).sum()})])
+
+
+def settings() -> pd.DataFrame:
+    """Settings by key of a run's config: value (as JSON, texts bare), printed (yes, or no: then it is the neutral
+    choice), source."""
+    return pd.read_csv(Path(__file__).with_name("settings.csv"), dtype=str, keep_default_na=False).set_index("key")
 
 
 def mujoco() -> pd.DataFrame:

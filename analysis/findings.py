@@ -1,0 +1,326 @@
+"""The tables of a report: what each holds, from Results alone, and when a dataset permits it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import replicate, scores, statistics
+from analysis.paper import published
+from analysis.records import RecordError
+from analysis.results import Results
+from analysis.scores import EPISODES, UNTRAINED
+from analysis.statistics import FEW, LEVEL, Array
+from analysis.tables import Table, frame, number, returns, span
+
+SYMBOLS = {"epsilon": "ε", "beta": "β", "d_targ": "d_targ"}
+LEVEL_NAME = f"{LEVEL:.0%}"
+
+
+def table1(results: Results) -> Table:
+    """The paper's Table 1 beside ours."""
+    printed = published.table1().loc[results.paper_rows]
+    places = replicate.places(printed["score"], results.reruns)
+    intervals = scores.score_intervals(results.of_paper, results.rng(), results.options.scaling)
+    rows, shown = [], []
+    for variant, row in places.iterrows():
+        low, high = intervals[variant][:2]
+        words = verdict(row)
+        rows.append({"variant": variant, "published": row["published"], "ours": row["ours"], "interval_low": low,
+                     "interval_high": high, "prediction_low": row["low"], "prediction_high": row["high"],
+                     "p_holm": row["holm"], "verdict": words})  # fmt: skip
+        shown.append({"setting": setting(printed.loc[variant]), "published": number(row["published"]),
+                      "ours": number(row["ours"]), f"{LEVEL_NAME} interval": span(low, high),
+                      "a 3-seed re-run": span(row["low"], row["high"]), "verdict": words})  # fmt: skip
+    caption = (
+        f"Normalised score: {scale(results)}, averaged over {many(len(results.environments), 'task')} and all runs. "
+        f"Ours: mean over tables of {replicate.SEEDS} seeds drawn from ours, each with its own best, as the paper's "
+        f"was. Interval: of our mean ({results.seeds} seeds). A 3-seed re-run: where {LEVEL_NAME} of such tables fall."
+    )
+    return Table("table1", "Table 1 of the paper and ours", caption, frame(shown), frame(rows))
+
+
+def verdict(row: pd.Series) -> str:
+    """A published score's place among re-runs of ours, in words."""
+    if row["low"] <= row["published"] <= row["high"]:
+        return "as a re-run would"
+    side = "higher" if row["published"] > row["high"] else "lower"
+    return f"published is {side}" + (", beyond luck" if row["holm"] < 0.05 else ", may be luck of eleven rows")
+
+
+def setting(row: pd.Series) -> str:
+    """'Clipping, ε = 0.2': the paper's words."""
+    if pd.isna(row["value"]):
+        return str(row["setting"])
+    return f"{row['setting']}, {SYMBOLS.get(row['parameter'], row['parameter'])} = {row['value']:g}"
+
+
+def scale(results: Results) -> str:
+    """What scores 0 and what scores 1, in words."""
+    zero = {"random": "uniformly random actions", "initial": "the untrained policy"}
+    one = {"variant": "the best variant's mean", "run": "the best single run"}
+    return f"0 is {zero[results.options.scaling.random_from]}, 1 is {one[results.options.scaling.best_from]} on a task"
+
+
+def many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def normalised_scores(results: Results) -> Table:
+    """Normalised scores by task, with the mean over tasks and its interval."""
+    rows, shown = [], []
+    variants = [v for v in (*results.complete, *UNTRAINED) if v in results.normalised]
+    for variant in variants:
+        means = {e: float(runs.mean()) for e, runs in results.normalised[variant].items()}
+        interval = results.intervals.get(variant)
+        average = float(np.mean(list(means.values())))
+        low, high = interval[:2] if interval else (np.nan, np.nan)
+        doubt = "†" if interval and interval.heavy_tailed else ""
+        rows.append({"variant": variant, **means, "mean": average, "low": low, "high": high})
+        cells = {e: number(means.get(e, np.nan)) for e in results.environments}
+        shown.append(
+            {"variant": variant, **cells, "mean": number(average), f"{LEVEL_NAME} interval": span(low, high) + doubt}
+        )
+    method = "Welch–Satterthwaite t" if results.seeds < FEW else "stratified bootstrap"
+    caption = f"Means over runs; {scale(results)}. Interval: {method}. † hinges on one run: may be too narrow."
+    return Table("normalised", "Normalised scores by task", caption, frame(shown), frame(rows))
+
+
+def raw_scores(results: Results) -> Table:
+    """Raw scores by task, with spread and number of runs; what was counted anew where runs were short or diverged."""
+    plain = scores.raw_scores(results.runs, "plain")
+    odd = (results.runs["score_episodes"] < EPISODES) | (results.runs["status"] == "diverged")
+    odd &= results.runs["measure"] == "training episodes"
+    flagged = set(zip(results.runs["variant"][odd], results.runs["env"][odd], strict=True))
+    rows, shown = [], []
+    for variant in results.variants:
+        cells = {}
+        for environment in results.environments:
+            runs, counted = plain.get(variant, {}).get(environment), results.raw.get(variant, {}).get(environment)
+            if counted is None:
+                cells[environment] = "–"
+                continue
+            had = counted if runs is None else runs
+            flag = (variant, environment) in flagged
+            rows.append({"variant": variant, "env": environment, "runs": counted.size, "mean": had.mean(),
+                         "std": deviation(had), "mean_with_worst": counted.mean(), "flagged": flag})  # fmt: skip
+            cells[environment] = spread(had) + "†" * flag
+            if not np.isclose(had.mean(), counted.mean()):
+                cells[environment] += f" ({returns(counted.mean())})"
+        shown.append({"variant": variant, **cells})
+    if results.references:
+        for name, of_task in (("score 0", results.references.zero), ("score 1", results.references.one)):
+            shown.append({"variant": name, **{e: returns(float(of_task[e])) for e in results.environments}})
+    caption = (
+        f"Mean return of a run's last {EPISODES} episodes: mean ± sample standard deviation over runs (undiscounted "
+        f"reward; {counted_runs(results)}). † some runs finished fewer episodes or diverged, and count what they had; "
+        "in brackets the mean with a diverged run as its task's worst, which is what is normalised."
+        + " Last rows: the returns that become 0 and 1." * bool(results.references)
+    )
+    return Table("raw", "Raw scores by task", caption, frame(shown), frame(rows))
+
+
+def spread(runs: Array) -> str:
+    return returns(runs.mean()) + (f" ± {returns(deviation(runs))}" if runs.size > 1 else "")
+
+
+def deviation(runs: Array) -> float:
+    return float(runs.std(ddof=1)) if runs.size > 1 else float("nan")
+
+
+def counted_runs(results: Results) -> str:
+    """'3 runs a cell', or the range."""
+    sizes = sorted({runs.size for variant in results.trained for runs in results.raw.get(variant, {}).values()})
+    return f"{sizes[0]} to {sizes[-1]} runs a cell" if len(sizes) > 1 else f"{many(sizes[0], 'run')} a cell"
+
+
+def aggregates(results: Results) -> Table:
+    """Other ways to average, so that no conclusion hangs on the choice of one."""
+    spans = {e: results.references.one[e] - results.references.zero[e] for e in results.environments}  # type: ignore[union-attr]
+    rows = []
+    for variant in results.complete:
+        cells = results.cells(variant)
+        heights = [
+            (results.areas[variant][e] - results.references.zero[e]) / spans[e]  # type: ignore[union-attr]
+            for e in results.environments
+        ]
+        rows.append(
+            {
+                "variant": variant,
+                "mean": float(statistics.mean(cells)),
+                "median": float(statistics.median(cells)),
+                "IQM": float(statistics.interquartile_mean(cells)),
+                "optimality gap": float(statistics.optimality_gap(cells)),
+                "area under curve": float(np.mean([np.nanmean(runs) for runs in heights])),
+            }
+        )
+    values = frame(rows)
+    shown = values.map(lambda cell: cell if isinstance(cell, str) else number(cell))
+    caption = (
+        f"Of normalised scores ({scale(results)}). Median: over tasks, of means over runs. IQM: mean of the middle "
+        "half of all runs. Optimality gap: mean shortfall below 1. Area under curve: mean height of the learning curve."
+    )
+    return Table("aggregates", "Other averages", caption, shown, values)
+
+
+def comparisons(results: Results) -> Table:
+    """Every variant against one of them, with tests that allow for their number."""
+    against = compared_with(results)
+    others = [variant for variant in results.complete if variant != against]
+    cells = {v: results.cells(v) if results.normalised else list(results.raw[v].values()) for v in results.complete}
+    welch = {v: statistics.welch_test(cells[v], cells[against]) for v in others}
+    shuffled = {v: statistics.permutation_test(cells[v], cells[against], results.rng()) for v in others}
+    holm = dict(zip(others, statistics.holm(np.array([welch[v].p for v in others])), strict=True))
+    rows, shown = [], []
+    for v in others:
+        improvement = float(statistics.probability_of_improvement(cells[v], cells[against]))
+        difference = float(welch[v].difference)
+        low, high = statistics.difference_interval(welch[v])
+        rows.append({"variant": v, "against": against, "difference": difference, "low": low, "high": high,
+                     "p": float(welch[v].p), "p_holm": holm[v], "p_permutation": shuffled[v],
+                     "probability_of_improvement": improvement})  # fmt: skip
+        said = number if results.normalised else lambda value, _digits=2: returns(value)
+        shown.append({"variant": v, f"difference to {against}": said(difference),
+                      f"{LEVEL_NAME} interval": f"[{said(low)}, {said(high)}]", "p (Welch, Holm)": chance(holm[v]),
+                      "p (permutation)": chance(shuffled[v]), "P(better)": number(improvement)})  # fmt: skip
+    unit = "normalised score" if results.normalised else "returns"
+    caption = (
+        f"Differences of means over tasks, in {unit}. Holm: allows for {many(len(others), 'comparison')}; the interval "
+        "does not. P(better): that a run of the variant scores above a run of the other, averaged over tasks."
+    )
+    return Table("comparisons", f"Against {against}", caption, frame(shown), frame(rows))
+
+
+def chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else number(p, 3)
+
+
+def compared_with(results: Results) -> str:
+    """The paper's own choice (section 6.2) where it is there, else the first variant."""
+    return "clip_0.2" if "clip_0.2" in results.complete else results.complete[0]
+
+
+def published_scores(results: Results) -> Table:
+    """What others published for the same tasks and number of steps."""
+    found = others_scores(results)
+    shown = pd.DataFrame(
+        {
+            "task": found["env"] + "-" + found["env_version"],
+            "who": found["library"],
+            "algorithm": found["algo"],
+            "mean": found["mean"].map(returns),
+            "spread": found["spread"].map(as_printed),
+            "what the spread is": found["spread_kind"].fillna(""),
+            "seeds": found["seeds"].map(lambda n: "–" if pd.isna(n) else f"{n:.0f}"),
+            "note": found["note"].fillna(""),
+        }
+    )
+    caption = "Raw scores that others published for 1 M env steps. Mind the notes: a best of training is no last mean."
+    return Table("published", "What others published", caption, shown, found)
+
+
+def as_printed(spread: object) -> str:
+    """A spread is a number, or an interval that is text already."""
+    return spread if isinstance(spread, str) else returns(float(spread))  # type: ignore[arg-type]
+
+
+def others_scores(results: Results) -> pd.DataFrame:
+    """Published rows that the dataset's runs can stand beside; none if they took another number of steps."""
+    rows = published.mujoco()
+    alike = (results.runs["budget"][results.runs["variant"].isin(results.trained)] == 1_000_000).all()
+    tasks = (rows["env"] + "-" + rows["env_version"]).isin(results.environments)
+    return rows[alike & tasks & (rows["algo"] == "PPO") & (rows["steps"] == 1_000_000)].sort_values(["env", "mean"])
+
+
+def differences(results: Results) -> Table:
+    """Where the runs depart from what the paper prints, and what they chose where it is silent."""
+    rows = [row for key, said in paper_settings().items() if (row := departure(results, key, said))]
+    rows += [
+        {"setting": "task", "paper": "-v1", "here": f"-{version}", "kind": "printed otherwise", "source": "section 6.1"}
+        for version in sorted({environment.rpartition("-")[2] for environment in results.environments})
+        if version.startswith("v") and version != "v1"
+    ]
+    values = frame(rows) if rows else pd.DataFrame(columns=["setting", "paper", "here", "kind", "source"])
+    values = values.sort_values("kind", kind="stable").reset_index(drop=True)
+    caption = (
+        "From the runs' own settings. Printed otherwise: contradicts the paper. Silent: the paper does not say; its "
+        "column has the neutral choice."
+    )
+    return Table("differences", "Known differences from the paper", caption, values.copy(), values)
+
+
+@cache
+def paper_settings() -> dict[str, dict[str, str]]:
+    """What the paper prints, or the neutral choice where it is silent, by key of a run's settings."""
+    return published.settings().to_dict("index")
+
+
+def departure(results: Results, key: str, said: Mapping[str, str]) -> dict[str, str] | None:
+    """A row for a setting that some variant has otherwise; None if all agree with the paper."""
+    found: dict[str, list[str]] = {}
+    for variant in results.trained:
+        if (value := at(results.config(variant), key)) is not None:
+            found.setdefault(value, []).append(variant)
+    other = {value: names for value, names in found.items() if value != said["value"]}
+    if not other:
+        return None
+    here = [f"{value} ({', '.join(names)})" if len(found) > 1 else value for value, names in other.items()]
+    kind = "printed otherwise" if said["printed"] == "yes" else "silent"
+    return {"setting": key, "paper": said["value"], "here": "; ".join(here), "kind": kind, "source": said["source"]}
+
+
+def at(config: Mapping[str, Any], key: str) -> str | None:
+    """A setting's text; None if the run is not of ours and does not tell."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def list_of_runs(results: Results) -> Table:
+    """Every run with its id and how it ended."""
+    columns = ["run", "variant", "env", "profile", "seed", "status", "env_steps", "episodes", "score"]
+    order = {variant: number for number, variant in enumerate(results.variants)}
+    found = results.runs.sort_values(
+        ["env", "variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c
+    )
+    values = found[[*columns, "score_episodes", "measure", "seconds", "commit", "host", "cpu", "gpu"]]
+    shown = found[columns].assign(score=found["score"].map(returns))
+    shown = shown.map(lambda cell: f"{cell:,}" if isinstance(cell, int) else str(cell))
+    caption = "The folder of a run ends with its run id, the part of `run` before the dash; the code id is the rest."
+    return Table("runs", "Runs", caption, shown, values)
+
+
+TABLES: dict[str, tuple[Callable[[Results], Table], Callable[[Results], bool]]] = {
+    "table1": (table1, lambda results: bool(results.paper_rows)),
+    "normalised": (normalised_scores, lambda results: bool(results.normalised)),
+    "raw": (raw_scores, lambda results: True),
+    "comparisons": (
+        comparisons,
+        lambda results: (
+            len(results.complete) > 1
+            and results.seeds > 1
+            and bool(results.normalised or len(results.environments) == 1)
+        ),
+    ),
+    "aggregates": (aggregates, lambda results: bool(results.normalised)),
+    "published": (published_scores, lambda results: not others_scores(results).empty),
+    "differences": (differences, lambda results: results.ours),
+    "runs": (list_of_runs, lambda results: True),
+}
+"""By name: how it is made, and whether a dataset permits it."""
+
+
+def made(results: Results) -> Iterator[Table]:
+    """The tables that the dataset permits, of those that its study asks for."""
+    wanted: Sequence[str] = results.dataset.note.get("study", {}).get("tables") or list(TABLES)
+    if unknown := [name for name in wanted if name not in TABLES]:
+        raise RecordError(f"the study asks for table {unknown[0]}; there are {', '.join(TABLES)}")
+    for name, (make, permitted) in TABLES.items():
+        if name in wanted and permitted(results):
+            yield make(results)

@@ -1,0 +1,223 @@
+"""From a study or a dataset to tables, figures and one page: python -m analysis.report NAME
+
+NAME is a study, collected anew, or the folder of a dataset. Nothing is drawn or written that the same dataset would
+not give again, byte for byte.
+
+    records/reports/NAME/index.html          everything, in one file
+                         report.md           summary and tables
+                         tables/*.{md,csv,tex}
+                         figures/*.{png,pdf}
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import figures, findings, replicate, style
+from analysis.collect import collect
+from analysis.dataset import Dataset, load
+from analysis.page import Page, Picture, render
+from analysis.paper import published
+from analysis.records import RecordError
+from analysis.results import Options, Results
+from analysis.scores import EPISODES, Scaling
+from analysis.statistics import FEW
+from analysis.tables import FORMATS, Table, frame, markdown, number
+
+SHOWN = 8  # names of missing runs
+
+
+def summary(results: Results) -> list[str]:
+    """What was found, in sentences."""
+    said = []
+    if results.normalised:
+        means = {v: float(np.mean([runs.mean() for runs in results.cells(v)])) for v in results.complete}
+        best = max(means, key=means.__getitem__)
+        said.append(
+            f"Highest normalised score: {best}, {number(means[best])}"
+            + (
+                f" (lowest: {min(means, key=means.__getitem__)}, {number(min(means.values()))})."
+                if len(means) > 1
+                else "."
+            )
+        )
+    else:
+        said.append(f"Raw scores only: {results.why_raw}.")
+    if results.paper_rows:
+        printed = published.table1()["score"][results.paper_rows]
+        places = replicate.places(printed, results.reruns)
+        ranks = replicate.agreement(printed, results.reruns)
+        said += replicate.verdict(places, ranks, results.reruns)
+    return said + doubts(results)
+
+
+def doubts(results: Results) -> list[str]:
+    """What a reader has to bear in mind."""
+    own = results.runs[results.runs["measure"] == "training episodes"]
+    short, diverged = int((own["score_episodes"] < EPISODES).sum()), int((results.runs["status"] == "diverged").sum())
+    tails = [variant for variant, interval in results.intervals.items() if interval.heavy_tailed]
+    others = sorted(set(results.runs["measure"]) - {"training episodes"})
+    told = {
+        f"{results.seeds} seeds: intervals are Student's t and wide; read small differences as none.": (
+            results.seeds < FEW
+        ),
+        f"{short} runs finished fewer than {EPISODES} episodes and are scored on those.": short,
+        f"{diverged} runs diverged; each counts as its task's worst.": diverged,
+        f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,
+        f"Not all runs were measured alike: some scores are of {' and of '.join(others)}.": others,
+        f"Several simulators or kinds of numerics: {', '.join(kinds(results))}.": len(kinds(results)) > 1,
+    }
+    return [sentence for sentence, holds in told.items() if holds]
+
+
+def kinds(results: Results) -> list[str]:
+    return sorted(set((results.runs["backend"] + " " + results.runs["numerics"]).str.strip()))
+
+
+def notes(results: Results) -> list[str]:
+    """What to know of the published numbers beside ours."""
+    if not results.paper_rows:
+        return []
+    won, printed = published.games_won(published.table6()[["a2c", "acer", "ppo"]]), published.table2().loc[2]
+    return [
+        "The paper's Table 1 does not say whether its random policy draws uniform actions or is the untrained network, "
+        "nor whether its best result is a variant's mean or a single run; --random and --best choose.",
+        f"Counted from the paper's printed Table 6, A2C wins {won['a2c']} games, ACER {won['acer']}, PPO {won['ppo']}, "
+        f"with {won['tie']} ties; its Table 2 prints {printed['a2c']}, {printed['acer']}, {printed['ppo']} and "
+        f"{printed['tie']}: Pong, 20.7 for both ACER and PPO, must have been ACER's before rounding.",
+    ]
+
+
+def missing(note: Mapping[str, Any]) -> list[str]:
+    """What a partial dataset has to say on its face."""
+    said = []
+    for kind, names in note["left_out"].items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        said.append(f"{len(names)} runs are left out, {kind}: {'; '.join(names[:SHOWN])}{more}.")
+    return said
+
+
+def provenance(results: Results) -> Table:
+    """What trained the runs, and what it cost."""
+    rows = []
+    for (code, commit, cpu, gpu), group in results.runs.fillna("").groupby(["code_id", "commit", "cpu", "gpu"]):
+        rows.append({"code id": code, "commit": commit, "machine": " ".join(filter(None, (cpu, gpu))),
+                     "runs": len(group), "env steps": int(group["env_steps"].sum()),
+                     "core-hours": float(group["seconds"].replace("", np.nan).astype(float).sum() / 3600)})  # fmt: skip
+    values = frame(rows)
+    shown = values.assign(
+        **{"core-hours": values["core-hours"].map(number)},
+        **{name: values[name].map("{:,}".format) for name in ("runs", "env steps")},
+    )
+    caption = "Core-hours: wall time of each run's pack, divided by the runs in it; one core per pack."
+    return Table("provenance", "Provenance and compute", caption, shown, values)
+
+
+def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
+    """What to type to have it again."""
+    study = dataset.note.get("study")
+    kinds = [word for kind in dataset.note["left_out"] for word in (kind,)]
+    train = ["python", "-m", "experiments.study", *study["overrides"]] if study else []
+    gather = ["python", "-m", "analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
+    gather += ["--leave-out", *kinds] * bool(kinds)
+    write = ["python", "-m", "analysis.report", "DATASET", "--random", options.random, "--best", options.best]
+    write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(kinds)
+    return [shlex.join(words) for words in (train, gather, write) if words]
+
+
+def dataset_of(name: str, records: Path, mark: bool) -> Dataset:
+    """The dataset of a folder, or of a study, collected anew; one that lacks runs only if that is to be marked."""
+    if (Path(name) / "dataset.json").exists():
+        dataset = load(Path(name))
+    else:
+        folder = records / "datasets" / name
+        collect([name], records, folder, ("missing", "partial") if mark else ())
+        dataset = load(folder)
+    if (left := missing(dataset.note)) and not mark:
+        raise RecordError(f"{' '.join(left)} --missing=mark reports without them, and says so")
+    return dataset
+
+
+def write(results: Results, title: str, options: argparse.Namespace, out: Path) -> None:
+    """All files of the report, in a folder that holds nothing else afterwards."""
+    building = out.with_name(f".{out.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    for folder in ("tables", "figures"):
+        (building / folder).mkdir(parents=True)
+    tables = list(findings.made(results))
+    for table in tables:
+        for ending, as_text in FORMATS.items():
+            (building / "tables" / f"{table.name}.{ending}").write_text(as_text(table))
+    pictures = []
+    for name, heading, caption, figure in figures.made(results):
+        style.save(figure, building / "figures" / name)
+        pictures.append(Picture(name, heading, caption, building / "figures" / f"{name}.png"))
+    page = Page(
+        title=title,
+        about=about(results),
+        partial=missing(results.dataset.note),
+        summary=summary(results),
+        tables=tables,
+        pictures=pictures,
+        notes=notes(results),
+        commands=commands(results.dataset, options),
+        provenance=provenance(results),
+    )
+    (building / "index.html").write_text(render(page))
+    (building / "report.md").write_text(as_markdown(page))
+    shutil.rmtree(out, ignore_errors=True)
+    building.replace(out)
+
+
+def about(results: Results) -> str:
+    variants, tasks = len(results.trained), len(results.environments)
+    return (
+        f"{len(results.runs):,} runs: {findings.many(variants, 'variant')} on {findings.many(tasks, 'task')}, "
+        f"{findings.counted_runs(results)}; {results.runs['env_steps'].sum():,} env steps"
+    )
+
+
+def as_markdown(page: Page) -> str:
+    """Summary and short tables, for a terminal or a pull request."""
+    parts = [f"# {page.title}", page.about, *(f"> **Partial.** {line}" for line in page.partial)]
+    parts.append("\n".join(f"- {line}" for line in (*page.summary, *page.notes)))
+    parts += [markdown(table) for table in page.tables if table.name != "runs"]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Tables, figures and a page.")
+    parser.add_argument("name", metavar="NAME", help="a study, or the folder of a dataset")
+    parser.add_argument("--records", type=Path, default=Path("records"), help="where studies are looked up")
+    parser.add_argument("--out", type=Path, help="folder of the report (default: reports/NAME in the records)")
+    parser.add_argument(
+        "--missing", choices=["refuse", "mark"], default="refuse", help="what to do when runs are missing"
+    )
+    parser.add_argument("--random", choices=["random", "initial"], default="random", help="policy that scores 0")
+    parser.add_argument("--best", choices=["variant", "run"], default="variant", help="result that scores 1")
+    parser.add_argument("--seed", type=int, default=0, help="of resamples and drawn tables")
+    options = parser.parse_args(arguments)
+    title = Path(options.name).name
+    out = options.out or options.records / "reports" / title
+    try:
+        if out.exists() and not (out / "index.html").exists():
+            raise RecordError(f"--out {out} is there and is no report; give a folder of its own")
+        dataset = dataset_of(options.name, options.records, options.missing == "mark")
+        results = Results(dataset, Options(Scaling(options.random, options.best), options.seed))
+        write(results, title, options, out)
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join([*(f"PARTIAL: {line}" for line in missing(dataset.note)), *summary(results)]))
+    print(out / "index.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

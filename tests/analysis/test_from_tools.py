@@ -1,0 +1,614 @@
+"""Logs of other tools become runs that say what the raw files say; what is damaged or dangerous is refused in words."""
+
+import csv
+import hashlib
+import json
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from analysis.dataset import RUN_COLUMNS
+from analysis.from_records import Broken, Collected
+from analysis.from_tensorboard import LONGEST, masked_crc, scalars
+from analysis.from_tools import runs_of, told_by
+from analysis.records import RecordError
+
+SAMPLES = Path(__file__).parent / "foreign"
+ZOO = SAMPLES / "rl-trained-agents" / "ppo" / "CartPole-v1_1"
+SB3 = SAMPLES / "stable-baselines3" / "CartPole-v1" / "PPO_1"
+RAY = SAMPLES / "ray"
+CLEANRL = SAMPLES / "cleanrl"
+
+Rows = list[tuple[Any, ...]]  # env_step, return, length
+
+
+def read(source: str) -> list[Collected]:
+    runs = runs_of(source)
+    assert runs is not None
+    found = list(runs)
+    assert all(isinstance(run, Collected) for run in found), found
+    return [run for run in found if isinstance(run, Collected)]
+
+
+def read_one(source: str) -> Collected:
+    (run,) = read(source)
+    return run
+
+
+def broken(source: str) -> str:
+    """What is wrong with a source's only run."""
+    runs = runs_of(source)
+    assert runs is not None
+    (found,) = runs
+    assert isinstance(found, Broken)
+    assert "\n" not in str(found)
+    return str(found)
+
+
+def rows_of(run: Collected) -> Rows:
+    return list(zip(*(run.episodes[name].to_pylist() for name in ("env_step", "return", "length")), strict=True))
+
+
+def raw_monitors(folder: Path) -> list[list[tuple[float, int]]]:
+    """Return and length of every episode of every copy, by the csv module alone."""
+    copies = []
+    for number in range(len(list(folder.glob("*.monitor.csv")))):
+        with (folder / f"{number}.monitor.csv").open(newline="") as file:
+            next(file)
+            copies.append([(float(row["r"]), int(row["l"])) for row in csv.DictReader(file)])
+    return copies
+
+
+def stepped(copies: list[list[tuple[float, int]]]) -> Rows:
+    """The episodes as they end while all copies are stepped together, one step after another."""
+    found, env_step = [], 0
+    left = [[length for _, length in copy] for copy in copies]
+    while any(left):
+        env_step += len(copies)
+        for copy, lengths in zip(copies, left, strict=True):
+            if lengths:
+                lengths[0] -= 1
+                if not lengths[0]:
+                    found.append((env_step, *copy[len(copy) - len(lengths)]))
+                    lengths.pop(0)
+    return found
+
+
+class TestMonitors:
+    def test_a_real_run(self) -> None:
+        run = read_one(f"sb3:{SAMPLES / 'rl-trained-agents'}")
+        expected = stepped(raw_monitors(ZOO))
+        assert rows_of(run) == expected
+        assert len(expected) == 38 + 40 + 38 + 41 + 41 + 40 + 38 + 40
+        digest = hashlib.sha256(b"".join((ZOO / f"{n}.monitor.csv").read_bytes() for n in range(8))).hexdigest()[:12]
+        assert (
+            run.row
+            == {
+                "run": f"sb3-{digest}",
+                "run_id": digest,
+                "code_id": "sb3",
+                "variant": "sb3_ppo",
+                "env": "CartPole-v1",
+                "profile": "sb3",
+                "seed": 1648070233,  # of args.yml
+                "status": "complete",
+                "measure": "training episodes",
+                "budget": 8 * 12372,  # copy 6 took the most steps
+                "env_steps": 8 * 12372,
+                "episodes": 316,
+                "score": pytest.approx(np.mean([row[1] for row in expected[-100:]])),
+                "score_episodes": 100,
+                "seconds": 93.249519,  # the last line of 6.monitor.csv
+                "config": json.dumps(
+                    {"files": [f"{n}.monitor.csv" for n in range(8)], "options": {}, "tool": "sb3"}, sort_keys=True
+                ),
+                "source": str(ZOO),
+                **dict.fromkeys(("backend", "numerics", "device", "commit", "host"), "unknown"),
+                "cpu": "",
+                "gpu": "",
+            }
+        )
+        assert set(run.row) == set(RUN_COLUMNS)
+        assert run.iterations.column_names == ["iteration", "env_steps"]
+        assert len(run.iterations) == 0
+
+    def test_what_stable_baselines3_itself_saw(self, tmp_path: Path) -> None:
+        torch.set_num_threads(1)
+        seen: Rows = []
+
+        class Watch(BaseCallback):
+            def _on_step(self) -> bool:
+                ended = [info["episode"] for info in self.locals["infos"] if "episode" in info]
+                seen.extend((self.num_timesteps, episode["r"], episode["l"]) for episode in ended)
+                return True
+
+        copies = make_vec_env("CartPole-v1", 3, seed=5, monitor_dir=str(tmp_path / "seed5"))
+        judge = make_vec_env("CartPole-v1", 1, seed=6)
+        evaluations = EvalCallback(
+            judge, n_eval_episodes=4, eval_freq=128, log_path=str(tmp_path / "seed5"), verbose=0, deterministic=False
+        )
+        PPO("MlpPolicy", copies, n_steps=128, batch_size=128, n_epochs=1, device="cpu").learn(
+            1500, CallbackList([Watch(), evaluations])
+        )
+        run = read_one(f"sb3:{tmp_path}")
+        assert len(seen) > 30
+        assert rows_of(run) == seen
+        assert (run.row["variant"], run.row["env"], run.row["seed"]) == ("sb3", "CartPole-v1", 5)
+
+        judged = read_one(f"evaluations:{tmp_path},env=CartPole-v1")
+        assert judged.episodes["env_step"].to_pylist() == [step for step in (384, 768, 1152, 1536) for _ in range(4)]
+        assert judged.episodes["return"].to_pylist() == np.ravel(evaluations.evaluations_results).tolist()
+        assert judged.episodes["length"].to_pylist() == np.ravel(evaluations.evaluations_length).tolist()
+        assert judged.row["score"] == pytest.approx(np.mean(evaluations.evaluations_results))
+        assert judged.row["measure"] == "evaluation episodes"
+        assert judged.row["score_episodes"] == 16
+
+    def test_a_torn_last_line_is_left_out(self, tmp_path: Path) -> None:
+        text = (ZOO / "0.monitor.csv").read_bytes()
+        (tmp_path / "monitor.csv").write_bytes(text[:-3])
+        assert rows_of(read_one(f"sb3:{tmp_path}")) == stepped(raw_monitors(ZOO)[:1])[:-1]
+
+    @pytest.mark.parametrize("second", ['#{"t_start": 2, "env_id": "A-v1"}\nr,l,t\n3.0,4,1.0\n', "3.0,4,1.0\n"])
+    def test_two_sessions_in_one_file_are_refused(self, tmp_path: Path, second: str) -> None:
+        monitor(tmp_path, "1.0,2,5.0\n" + second)
+        assert "several sessions one after another" in broken(f"sb3:{tmp_path}")
+
+    @pytest.mark.parametrize("missing", [0, 3, 7])
+    def test_a_missing_copy_is_refused(self, tmp_path: Path, missing: int) -> None:
+        folder = shutil.copytree(ZOO, tmp_path / "run")
+        (folder / f"{missing}.monitor.csv").unlink()
+        if missing == 7:  # nothing tells that there ever was an eighth
+            assert rows_of(read_one(f"sb3:{folder}"))[-1][0] == 7 * 12372
+        else:
+            assert "without a gap" in broken(f"sb3:{folder}")
+
+    def test_files_that_are_no_copies_are_refused(self, tmp_path: Path) -> None:
+        for name in ("train", "eval"):
+            monitor(tmp_path, "1.0,2,5.0\n", f"{name}.monitor.csv")
+        assert "eval.monitor.csv, train.monitor.csv" in broken(f"sb3:{tmp_path}")
+
+    def test_a_lone_copy_of_several_is_refused(self, tmp_path: Path) -> None:
+        monitor(tmp_path, "1.0,2,5.0\n", "3.monitor.csv")
+        assert "without a gap" in broken(f"sb3:{tmp_path}")
+
+    def test_copies_of_several_tasks_are_refused(self, tmp_path: Path) -> None:
+        monitor(tmp_path, "1.0,2,5.0\n", "0.monitor.csv", "A-v1")
+        monitor(tmp_path, "1.0,2,5.0\n", "1.monitor.csv", "B-v1")
+        assert "A-v1, B-v1" in broken(f"sb3:{tmp_path}")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"",
+            b"#",
+            b"r,l,t\n1,2,3\n",
+            b"#[]\nr,l,t\n1,2,3\n",
+            b'#{"env_id": "A-v1"}\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\n',
+            b'#{"env_id": "A-v1"}\nr,l\n1,2\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\n1,2\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\n1,x,3\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\n1,2.5,3\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\n,2,3\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\nnan,2,3\n',
+            b'#{"env_id": {}}\nr,l,t\n1,2\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\n1,0,3\n',
+            b'#{"env_id": "A-v1"}\nr,l,t\n1,4294967296,3\n',
+            b"#" + b"[" * 100_000 + b"\nr,l,t\n1,2,3\n",
+            b'#{"env_id": "A-v1"}\nr,l,t\n\xff\xfe,2,3\n',
+        ],
+    )
+    def test_an_altered_file_is_refused(self, tmp_path: Path, text: bytes) -> None:
+        (tmp_path / "monitor.csv").write_bytes(text)
+        assert str(tmp_path) in broken(f"sb3:{tmp_path}")
+
+    def test_extra_columns_are_let_be(self, tmp_path: Path) -> None:
+        (tmp_path / "monitor.csv").write_text('#{"env_id": "A-v1"}\nr,l,t,is_success\n1.5,2,3,True\n2.5,3,4,False\n')
+        assert rows_of(read_one(f"sb3:{tmp_path}")) == [(2, 1.5, 2), (5, 2.5, 3)]
+
+
+def monitor(folder: Path, rows: str, name: str = "monitor.csv", env: str = "A-v1") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f'#{{"t_start": 1.0, "env_id": "{env}"}}\nr,l,t\n{rows}')
+
+
+class TestEvaluations:
+    def test_a_real_run(self) -> None:
+        run = read_one(f"evaluations:{SAMPLES}")
+        rows = rows_of(run)
+        assert len(rows) == 10 * 10
+        assert rows[:4] == [(10_000, 241.0, 241), (10_000, 217.0, 217), (10_000, 239.0, 239), (10_000, 196.0, 196)]
+        assert rows[-1] == (100_000, 500.0, 500)
+        assert (run.row["variant"], run.row["seed"], run.row["budget"]) == ("evaluations_ppo", 1648070233, 100_000)
+        assert run.row["score"] == pytest.approx(471.48)
+
+    def test_files_without_lengths_have_lengths_0(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "evaluations.npz", timesteps=[10, 20], results=[[1.0, 2.0], [3.0, 4.0]])
+        run = read_one(f"evaluations:{tmp_path},env=A-v1")
+        assert rows_of(run) == [(10, 1.0, 0), (10, 2.0, 0), (20, 3.0, 0), (20, 4.0, 0)]
+
+    def test_pickled_arrays_are_not_loaded(self, tmp_path: Path) -> None:
+        class Trap:
+            def __reduce__(self) -> Any:
+                return (Path.touch, (tmp_path / "sprung",))
+
+        np.savez(tmp_path / "evaluations.npz", timesteps=[10], results=np.array([[Trap()]], object), ep_lengths=[[1]])
+        assert "pickled" in broken(f"evaluations:{tmp_path}")
+        assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize(
+        "arrays",
+        [
+            {"timesteps": [10]},
+            {"timesteps": [10, 20], "results": [[1.0]]},
+            {"timesteps": [10], "results": [1.0]},
+            {"timesteps": [10], "results": [[1.0, 2.0]], "ep_lengths": [[1]]},
+            {"timesteps": [10.5], "results": [[1.0]]},
+            {"timesteps": [10], "results": [["a"]]},
+            {"timesteps": [10], "results": [[1j]]},
+            {"timesteps": [10], "results": [[np.inf]]},
+            {"timesteps": [20, 10], "results": [[1.0], [1.0]]},
+            {"timesteps": np.zeros(0, int), "results": np.zeros((0, 5))},
+        ],
+    )
+    def test_other_arrays_are_refused(self, tmp_path: Path, arrays: dict[str, Any]) -> None:
+        np.savez(tmp_path / "evaluations.npz", **arrays)
+        assert str(tmp_path) in broken(f"evaluations:{tmp_path},env=A-v1")
+
+    def test_a_damaged_file_is_refused(self, tmp_path: Path) -> None:
+        whole = (ZOO / "evaluations.npz").read_bytes()
+        flipped = bytearray(whole)
+        flipped[300] ^= 1
+        for text in (b"", whole[:1000], bytes(flipped), b"\x93NUMPY"):
+            (tmp_path / "evaluations.npz").write_bytes(text)
+            assert "cannot be read" in broken(f"evaluations:{tmp_path},env=A-v1")
+
+
+def bitwise_crc(data: bytes) -> int:
+    """CRC-32C without a table, masked as event files have it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % (1 << 32)
+
+
+def record(body: bytes) -> bytes:
+    length = struct.pack("<Q", len(body))
+    return length + struct.pack("<I", bitwise_crc(length)) + body + struct.pack("<I", bitwise_crc(body))
+
+
+def event(value: bytes, step: bytes = b"\x10\x07") -> bytes:
+    """An event at step 7 with one value of the tag `a`; all lengths are below 128."""
+    value = b"\x0a\x01a" + value
+    summary = b"\x0a" + bytes([len(value)]) + value
+    return record(b"\x09" + bytes(8) + step + b"\x2a" + bytes([len(summary)]) + summary)
+
+
+PLAIN = b"\x15" + struct.pack("<f", 1.5)
+VALUES = {
+    "plain": PLAIN,
+    "packed floats": b"\x42\x08\x08\x01\x2a\x04" + struct.pack("<f", 1.5),
+    "one float": b"\x42\x07\x08\x01\x2d" + struct.pack("<f", 1.5),
+    "content": b"\x42\x0a\x08\x01\x12\x00\x22\x04" + struct.pack("<f", 1.5),
+    "content of a double": b"\x42\x0c\x08\x02\x22\x08" + struct.pack("<d", 1.5),
+    "doubles": b"\x42\x0c\x08\x02\x32\x08" + struct.pack("<d", 1.5),
+}
+
+
+class TestEventFiles:
+    def test_the_check_is_crc_32c(self) -> None:
+        known = {b"123456789": 0xE3069283, bytes(32): 0x8A9136AA, b"\xff" * 32: 0x62A8AB43}  # RFC 3720, B.4
+        for data, crc in known.items():
+            masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+            assert masked_crc(data) == bitwise_crc(data) == masked
+
+    @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+    def test_values_by_hand(self, tmp_path: Path, value: bytes) -> None:
+        file = tmp_path / "x.tfevents"
+        file.write_bytes(event(value) + event(PLAIN, b"\x10\xac\x02") + event(PLAIN, b""))
+        assert scalars([file], ["a"]) == {"a": ([7, 300, 0], [1.5, 1.5, 1.5])}
+        assert scalars([file], ["b"]) == {}
+
+    def test_a_torn_file_is_read_as_far_as_it_goes(self, tmp_path: Path) -> None:
+        file, one = tmp_path / "x.tfevents", event(PLAIN)
+        for size in range(3 * len(one)):
+            file.write_bytes((3 * one)[:size])
+            assert scalars([file], ["a"]) == ({"a": ([7] * n, [1.5] * n)} if (n := size // len(one)) else {})
+
+    def test_any_flipped_bit_is_seen(self, tmp_path: Path) -> None:
+        file, one = tmp_path / "x.tfevents", event(PLAIN)
+        for bit in range(8 * len(one)):
+            altered = bytearray(one)
+            altered[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(altered)
+            with pytest.raises(Broken, match=r"damaged"):
+                scalars([file], ["a"])
+
+    def test_a_huge_record_is_not_read(self, tmp_path: Path) -> None:
+        length = struct.pack("<Q", LONGEST + 1)
+        (tmp_path / "x.tfevents").write_bytes(length + struct.pack("<I", bitwise_crc(length)) + bytes(100))
+        assert "67,108,865 bytes" in broken(f"tensorboard:{tmp_path}")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"\x2a\x7f",  # longer than the record
+            b"\x28\x01",  # a summary that is a number
+            b"\x10" + b"\xff" * 9 + b"\x01" + b"\x2a\x0a\x0a\x08\x0a\x01a" + PLAIN,  # step -1
+            b"\x10" + b"\x81" * 50,
+            b"\x2a\x05\x0a\x03\x0a\x01a",  # no value
+            b"\x2a\x07\x0a\x05\x0a\x01a\x42\x00",  # a tensor of nothing
+            b"\x2a\x0d\x0a\x0b\x0a\x01a\x42\x06\x08\x07\x22\x02xy",  # of strings
+            b"\x13",  # a wire type of old
+        ],
+    )
+    def test_a_malformed_event_is_refused(self, tmp_path: Path, body: bytes) -> None:
+        (tmp_path / "x.tfevents").write_bytes(record(body))
+        with pytest.raises(Broken, match="damaged"):
+            scalars([tmp_path / "x.tfevents"], ["a"])
+
+    @given(st.binary(max_size=60), st.integers(0, 40))
+    def test_no_bytes_lead_to_anything_else(self, tmp_path_factory: Any, body: bytes, at: int) -> None:
+        file = tmp_path_factory.getbasetemp() / "any.tfevents"
+        good = event(PLAIN)[12:-4]
+        for altered in (body, good[:at] + body, good[:at] + body + good[at + len(body) :]):
+            file.write_bytes(record(altered))
+            try:
+                scalars([file], ["a"])
+            except Broken:
+                pass
+
+
+class TestTensorBoard:
+    @pytest.mark.parametrize("seed", [3, 4])
+    def test_cleanrl_s_episodes(self, seed: int) -> None:
+        run = read_one(f"tensorboard:{CLEANRL / f'Hopper-v4__ppo_continuous_action__{seed}__1700000000'}")
+        with (CLEANRL / "written.csv").open() as file:
+            written = [(int(r["env_step"]), float(r["return"]), int(r["length"])) for r in csv.DictReader(file)]
+        found = rows_of(run)
+        assert [(step, length) for step, _, length in found] == [(step, length) for step, _, length in written]
+        np.testing.assert_allclose([row[1] for row in found], [row[1] for row in written], rtol=1e-7)
+        expected = {
+            "variant": "tensorboard_ppo_continuous_action",
+            "env": "Hopper-v4",
+            "seed": seed,
+            "measure": "training episodes",
+            "episodes": 12,
+            "score_episodes": 12,
+            "score": pytest.approx(np.mean([row[1] for row in written])),
+            "budget": written[-1][0],
+        }
+        assert run.row.items() >= expected.items()
+        assert np.isnan(run.row["seconds"])
+
+    def test_stable_baselines3_s_means_are_those_of_its_monitor_files(self) -> None:
+        run = read_one(f"tensorboard:{SB3}")
+        episodes = stepped(raw_monitors(SB3))
+        points = rows_of(run)
+        assert [step for step, _, _ in points] == list(range(128, 1025, 128))
+        for step, mean, length in points:
+            finished = [row for row in episodes if row[0] <= step][-100:]
+            assert mean == pytest.approx(np.mean([row[1] for row in finished]), rel=1e-6)
+            assert length == round(np.mean([row[2] for row in finished]))
+        expected = {"variant": "tensorboard_PPO", "env": "CartPole-v1", "measure": "running means"}
+        assert run.row.items() >= (expected | {"score": points[-1][1], "score_episodes": 100}).items()
+
+    def test_rllib_s_means(self) -> None:
+        run = read_one(f"tensorboard:{RAY}")
+        assert [(step, length) for step, _, length in rows_of(run)] == [(512_000 + 102_400 * n, 1000) for n in range(4)]
+        told = [-330.4188218075807, -338.04792669997255, -338.04792669997255, -338.04792669997255]  # its progress CSV
+        np.testing.assert_allclose(run.episodes["return"], told, rtol=1e-7)
+        assert run.row["score"] == pytest.approx(told[-1], rel=1e-7)
+        expected = {"env": "HalfCheetah-v2", "measure": "running means", "episodes": 0, "score_episodes": 0, "seed": 0}
+        assert run.row.items() >= expected.items()
+        assert json.loads(run.row["config"])["seed"] == "numbered"
+
+    def test_a_return_whose_length_was_torn_off_stays(self, tmp_path: Path) -> None:
+        file = next(CLEANRL.glob("*__3__*/*"))
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:-200])
+        rows = rows_of(read_one(f"tensorboard:{tmp_path},env=Hopper-v4"))
+        whole = rows_of(read_one(f"tensorboard:{file.parent}"))
+        assert 8 <= len(rows) < 12
+        assert [row[:2] for row in rows] == [row[:2] for row in whole[: len(rows)]]
+        assert {row[2] for row in rows} <= {row[2] for row in whole} | {0}
+
+    def test_several_files_continue_each_other(self, tmp_path: Path) -> None:
+        (tmp_path / "1.tfevents").write_bytes(tagged("charts/episodic_return", 5))
+        (tmp_path / "2.tfevents").write_bytes(tagged("charts/episodic_return", 9))
+        assert [row[0] for row in rows_of(read_one(f"tensorboard:{tmp_path},env=A-v1"))] == [5, 9]
+        (tmp_path / "3.tfevents").write_bytes(tagged("charts/episodic_return", 8))
+        assert "env steps that go back" in broken(f"tensorboard:{tmp_path},env=A-v1")
+
+    def test_other_tags_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "1.tfevents").write_bytes(tagged("eval/reward", 5))
+        assert "none of charts/episodic_return, rollout/ep_rew_mean" in broken(f"tensorboard:{tmp_path},env=A-v1")
+
+
+def tagged(tag: str, step: int) -> bytes:
+    value = b"\x0a" + bytes([len(tag)]) + tag.encode() + PLAIN
+    summary = b"\x0a" + bytes([len(value)]) + value
+    return record(b"\x10" + bytes([step]) + b"\x2a" + bytes([len(summary)]) + summary)
+
+
+class TestCsv:
+    TEXT = (
+        "env,variant,seed,env_step,return,length,note\n"
+        "A-v1,ours,0,10,1.5,10,x\nA-v1,theirs,7,12,9,12,\nA-v1,ours,0,25,2.5,15,x\nA-v1,ours,1,5,-1,5,x\n"
+    )
+
+    def test_each_variant_env_and_seed_is_a_run(self, tmp_path: Path) -> None:
+        (tmp_path / "all.csv").write_text(self.TEXT)
+        runs = read(f"csv:{tmp_path / 'all.csv'}")
+        names = [(run.row["variant"], run.row["env"], run.row["seed"]) for run in runs]
+        assert names == [("ours", "A-v1", 0), ("ours", "A-v1", 1), ("theirs", "A-v1", 7)]
+        assert rows_of(runs[0]) == [(10, 1.5, 10), (25, 2.5, 15)]
+        assert runs[0].row["score"] == 2.0
+        assert len({run.row["run"] for run in runs}) == 3
+        assert all(set(run.row) == set(RUN_COLUMNS) for run in runs)
+
+    def test_two_columns_are_enough_with_options(self, tmp_path: Path) -> None:
+        (tmp_path / "one.csv").write_text("env_step,return\n10,1.5\n20,2")
+        run = read_one(f"csv:{tmp_path / 'one.csv'},env=A-v1,seed=3,variant=mine")
+        assert rows_of(run) == [(10, 1.5, 0), (20, 2.0, 0)]
+        assert (run.row["variant"], run.row["env"], run.row["seed"]) == ("mine", "A-v1", 3)
+        assert "numbered" not in run.row["config"]
+        assert json.loads(read_one(f"csv:{tmp_path / 'one.csv'},env=A-v1").row["config"])["seed"] == "numbered"
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("env_step,return\n1,2\n", "no column env; add it, or ,env=ID to the source"),
+            ("env,env_step\nA-v1,2\n", "no column return"),
+            ("env,env_step,return\n", "no rows"),
+            ("env,env_step,return\n,1,2\n", "without its variant or env"),
+            ("env,env_step,return\nA-v1,5,2\nA-v1,4,2\n", "go back"),
+            ("env,env_step,return\nA-v1,0,2\n", "below 1"),
+            ("env,env_step,return\nA-v1,1,\n", "cannot be read"),
+            ("env,env_step,return\nA-v1,1,inf\n", "not a finite number"),
+            ("env,env_step,return,length\nA-v1,1,2,-1\n", "a length below 0"),
+            ("env,env_step,return\nA-v1,1.5,2\n", "cannot be read"),
+            ("env,env_step,return,length\nA-v1,1,2,3000000000\n", "cannot be read"),
+            ("env,env,env_step,return\nA-v1,A-v1,1,2\n", "cannot be read"),
+            ("env,env_step,return\nA-v1,1\n", "cannot be read"),
+            ("", "cannot be read"),
+        ],
+    )
+    def test_other_files_are_refused(self, tmp_path: Path, text: str, says: str) -> None:
+        (tmp_path / "bad.csv").write_text(text)
+        assert says in broken(f"csv:{tmp_path / 'bad.csv'}")
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("path", "told"),
+        [
+            ("ppo/Hopper-v3_1", {"algo": "ppo", "env": "Hopper-v3"}),
+            ("Hopper-v3_1", {"algo": "root", "env": "Hopper-v3"}),
+            ("CartPole-v1/PPO_12", {"algo": "PPO", "env": "CartPole-v1"}),
+            ("MiniGrid-Empty-5x5-v0/A2C_1", {"algo": "A2C", "env": "MiniGrid-Empty-5x5-v0"}),
+            ("Hopper-v4__ppo__exact__3__1700", {"env": "Hopper-v4__ppo", "algo": "exact", "seed": "3"}),
+            ("ALE/Pong-v5__ppo_atari__1__1700", {"env": "ALE/Pong-v5", "algo": "ppo_atari", "seed": "1"}),
+            ("Hopper-v4/seed_3", {"env": "Hopper-v4", "seed": "3"}),
+            ("seed1/Hopper-v4-s2", {"seed": "2"}),
+            ("clip_Hopper-v4_s2", {"env": "Hopper-v4", "seed": "2"}),
+            ("steps10/lr=0.1,num=3", {}),
+            ("seed99999999999999999999", {}),
+        ],
+    )
+    def test_folders(self, tmp_path: Path, path: str, told: dict[str, str]) -> None:
+        root = tmp_path / "above" / "root"
+        (root / path).mkdir(parents=True)
+        assert told_by(root / path, root) == told
+
+    def test_args_yml_is_read_and_never_run(self, tmp_path: Path) -> None:
+        (tmp_path / "run" / "Hopper-v3").mkdir(parents=True)
+        (tmp_path / "run" / "Hopper-v3" / "args.yml").write_text(
+            f"!!python/object/apply:os.system ['touch {tmp_path / 'sprung'}']\n- - - algo\n    - trpo\n"
+            "  - - env_kwargs\n    - null\n  - - seed\n    - 52924509\n  - - env\n    - Hopper-v3\n"
+        )
+        assert told_by(tmp_path / "run", tmp_path) == {"algo": "trpo", "seed": "52924509", "env": "Hopper-v3"}
+        assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("seed: 3\nenv: ALE/Pong-v5\n", {"seed": "3", "env": "ALE/Pong-v5"}),
+            ("- - seed\n  - -1\n", {}),
+            ("seed: -1\n", {}),
+            ("- - seed\n  - null\n", {}),
+        ],
+    )
+    def test_other_forms_of_args_yml(self, tmp_path: Path, text: str, told: dict[str, str]) -> None:
+        run = tmp_path / "above" / "root" / "run"
+        (run / "x").mkdir(parents=True)
+        (run / "x" / "args.yml").write_text(text)
+        assert told_by(run, run.parent) == told
+
+    @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"seed": null, "env": {"a": 1}}', "\x00"])
+    def test_other_forms_of_params_json_tell_nothing(self, tmp_path: Path, text: str) -> None:
+        run = tmp_path / "above" / "root" / "run"
+        run.mkdir(parents=True)
+        (run / "params.json").write_text(text)
+        assert told_by(run, run.parent) == {}
+
+    def test_seeds_are_numbered_by_variant_and_env(self, tmp_path: Path) -> None:
+        for place in ("ppo/A-v1_1", "ppo/A-v1_2", "ppo/B-v1_1", "a2c/A-v1_1"):
+            monitor(tmp_path / place, f"1.0,{len(place)},1.0\n", env=place[-6:-2])
+        runs = read(f"sb3:{tmp_path}")
+        assert [(run.row["variant"], run.row["env"], run.row["seed"]) for run in runs] == [
+            ("sb3_a2c", "A-v1", 0),
+            ("sb3_ppo", "A-v1", 0),
+            ("sb3_ppo", "A-v1", 1),
+            ("sb3_ppo", "B-v1", 0),
+        ]
+        assert {json.loads(run.row["config"])["seed"] for run in runs} == {"numbered"}
+
+    def test_options_go_before_what_files_say(self) -> None:
+        run = read_one(f"sb3:{ZOO},seed=2,env=CartPole-v9,variant=zoo")
+        assert (run.row["variant"], run.row["env"], run.row["seed"]) == ("zoo", "CartPole-v9", 2)
+        assert json.loads(run.row["config"])["options"] == {"seed": "2", "env": "CartPole-v9", "variant": "zoo"}
+
+    def test_an_unknown_environment_is_asked_for(self, tmp_path: Path) -> None:
+        monitor(tmp_path, "1.0,2,3.0\n", env="None")
+        assert broken(f"sb3:{tmp_path}").endswith("add ,env=ID to the source")
+        assert read_one(f"sb3:{tmp_path},env=Mine-v0").row["env"] == "Mine-v0"
+
+
+class TestSources:
+    @pytest.mark.parametrize("source", ["records", "table1", "sb3", "sb4:records", "", ":", "/a/b:c"])
+    def test_others_are_left_to_others(self, source: str) -> None:
+        assert runs_of(source) is None
+
+    @pytest.mark.parametrize(
+        ("source", "says"),
+        [
+            ("sb3:{}/nowhere", "nowhere is no folder"),
+            ("csv:{}", "is no file"),
+            ("sb3:{}", "holds no *monitor.csv"),
+            ("evaluations:{}", "holds no evaluations.npz"),
+            ("tensorboard:{}", "holds no *tfevents*"),
+            ("sb3:{},sead=3", "no options but ,variant=NAME,env=ID,seed=N"),
+            ("sb3:{},seed=x", "seed=x is no whole number"),
+            ("sb3:{},seed=-1", "seed=-1 is no whole number"),
+            ("sb3:{},seed=", "empty or there twice"),
+            ("sb3:{},seed=1,seed=2", "empty or there twice"),
+        ],
+    )
+    def test_what_is_not_there_is_said_at_once(self, tmp_path: Path, source: str, says: str) -> None:
+        with pytest.raises(RecordError) as error:
+            runs_of(source.format(tmp_path))
+        assert says in str(error.value)
+
+    def test_folders_may_have_commas(self, tmp_path: Path) -> None:
+        monitor(tmp_path / "lr=0.1,seed=4,num=3", "1.0,2,3.0\n")
+        run = read_one(f"sb3:{tmp_path}/lr=0.1,seed=4,num=3,variant=a=b")
+        assert (run.row["variant"], run.row["seed"]) == ("a=b", 4)
+
+    def test_runs_are_read_one_after_another(self, tmp_path: Path) -> None:
+        monitor(tmp_path / "a", "1.0,2,3.0\n")
+        monitor(tmp_path / "b", "nonsense\n")
+        monitor(tmp_path / "c", "1.0,3,3.0\n")
+        runs = runs_of(f"sb3:{tmp_path}")
+        assert isinstance(runs, Iterator)
+        assert [type(run) for run in runs] == [Collected, Broken, Collected]
+
+    def test_equal_bytes_are_one_run(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            monitor(tmp_path / name, "1.0,2,3.0\n")
+        first, second = read(f"sb3:{tmp_path}")
+        assert first.row["run"] == second.row["run"]
+        assert first.row["source"] != second.row["source"]

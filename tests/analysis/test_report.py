@@ -1,0 +1,143 @@
+"""The report as its reader meets it: the command, its files, its page; the same bytes every time."""
+
+import html.parser
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from invented import write
+
+from analysis import report
+
+PAPER = ("unconstrained", "clip_0.1", "clip_0.2", "random")
+
+
+def rendered(dataset: Path, out: Path, hash_seed: str) -> dict[str, bytes]:
+    """Every file of a report made by a process of its own."""
+    command = [sys.executable, "-m", "analysis.report", str(dataset), "--out", str(out)]
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+class Reader(html.parser.HTMLParser):
+    """What a page would load, its text, and whether every tag is closed."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loads: list[str] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.loads += [value or "" for name, value in attributes if name in ("src", "href")]
+        if tag in ("script", "iframe", "link"):
+            self.loads.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("invented") / "dataset", np.random.default_rng(0), variants=PAPER)
+
+
+@pytest.fixture(scope="module")
+def files(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return rendered(dataset, tmp_path_factory.mktemp("first") / "report", "1")
+
+
+def test_two_renders_are_equal_byte_for_byte(dataset: Path, files: dict[str, bytes], tmp_path: Path) -> None:
+    again = rendered(dataset, tmp_path / "elsewhere", "2")
+    assert list(files) == list(again)
+    assert [name for name in files if files[name] != again[name]] == []
+    endings = {name.rpartition(".")[2] for name in files}
+    assert endings == {"html", "md", "csv", "tex", "png", "pdf"}
+
+
+def test_the_page_needs_nothing_beside_it(files: dict[str, bytes]) -> None:
+    page = Reader(files["index.html"].decode())
+    assert page.open == []
+    pictures = [name for name in files if name.endswith(".png")]
+    assert sum(load.startswith("data:image/png;base64,") for load in page.loads) == len(pictures) > 3
+    assert [load for load in page.loads if not load.startswith(("data:", "#"))] == []
+
+
+def test_the_page_says_what_was_found_and_how_to_have_it_again(files: dict[str, bytes]) -> None:
+    text = Reader(files["index.html"].decode()).text
+    for words in ("Reproduced?", "Table 1 of the paper and ours", "Known differences from the paper", "Core-hours",
+                  "python -m analysis.report DATASET --random random --best variant --seed 0",
+                  "ACER 27, PPO 19, with 2 ties; its Table 2 prints 1, 28, 19 and 1: Pong"):  # fmt: skip
+        assert words in text
+    assert "Partial" not in text
+
+
+def test_names_cannot_become_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "<script>alert(1)</script>"
+    folder = write(tmp_path / "dataset", np.random.default_rng(0), variants=(evil, "$x_{1}$"), env_steps=50_000)
+    assert report.main([str(folder), "--out", str(tmp_path / "report")]) == 0
+    page = Reader((tmp_path / "report" / "index.html").read_text())
+    assert evil in page.text
+    assert "script" not in page.loads
+    assert "Raw scores only" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_refused_or_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "dataset", np.random.default_rng(0), missing=[("clip_0.2", "Hopper-v4", 1)])
+    note = (folder / "dataset.json").read_text()
+    (folder / "dataset.json").write_text(
+        note.replace('"left_out": {}', '"left_out": {"missing": ["Hopper-v4 clip_0.2 seed 1"]}')
+    )
+    out = tmp_path / "report"
+    assert report.main([str(folder), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "1 runs are left out, missing: Hopper-v4 clip_0.2 seed 1" in said
+    assert "--missing=mark" in said
+    assert not out.exists()
+    assert report.main([str(folder), "--out", str(out), "--missing", "mark"]) == 0
+    assert capsys.readouterr().out.startswith("PARTIAL: 1 runs")
+    page = (out / "index.html").read_text()
+    assert page.index("Partial.") < page.index("<h2")
+    assert "> **Partial.**" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_a_name_that_is_nothing_is_refused_in_one_sentence(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report.main([name]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.rglob("index.html")) == []
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert report.main([str(dataset), "--out", str(tmp_path)]) == 2
+    assert "give a folder of its own" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_report_replaces_the_one_before_it(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "index.html").write_text("old")
+    (out / "tables").mkdir()
+    (out / "tables" / "gone.md").write_text("old")
+    assert report.main([str(dataset), "--out", str(out)]) == 0
+    assert not (out / "tables" / "gone.md").exists()
+    assert (out / "index.html").read_text().startswith("<!DOCTYPE html>")
