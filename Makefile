@@ -1,4 +1,4 @@
-# make quick: set up, train a small study, draw its curves.   make test: set up, check, test.
+# make quick: set up, train a small study, report on it.   make test: set up, check, test.
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 quick: install
 	$(PYTHON) -m experiments.study study=quick
-	$(PYTHON) -m analysis.plot records
+	$(PYTHON) -m analysis.report quick
 
 lint: install
 	$(PYTHON) -m ruff check .

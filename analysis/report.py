@@ -1,7 +1,7 @@
-"""From a study or a dataset to tables, figures and one page: python -m analysis.report NAME
+"""From runs to tables, figures and one page: python -m analysis.report NAME
 
-NAME is a study, collected anew, or the folder of a dataset. Nothing is drawn or written that the same dataset would
-not give again, byte for byte.
+NAME is a study or a folder of records, collected anew, or the folder of a dataset. Nothing is drawn or written that
+the same dataset would not give again, byte for byte.
 
     records/reports/NAME/index.html          everything, in one file
                          report.md           summary and tables
@@ -122,21 +122,21 @@ def provenance(results: Results) -> Table:
 def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
     """What to type to have it again."""
     study = dataset.note.get("study")
-    kinds = [word for kind in dataset.note["left_out"] for word in (kind,)]
+    left_out = list(dataset.note["left_out"])
     train = ["python", "-m", "experiments.study", *study["overrides"]] if study else []
     gather = ["python", "-m", "analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
-    gather += ["--leave-out", *kinds] * bool(kinds)
+    gather += ["--leave-out", *left_out] * bool(left_out)
     write = ["python", "-m", "analysis.report", "DATASET", "--random", options.random, "--best", options.best]
-    write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(kinds)
+    write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(left_out)
     return [shlex.join(words) for words in (train, gather, write) if words]
 
 
 def dataset_of(name: str, records: Path, mark: bool) -> Dataset:
-    """The dataset of a folder, or of a study, collected anew; one that lacks runs only if that is to be marked."""
+    """The dataset of a folder, or of what is collected anew; one that lacks runs only if that is to be marked."""
     if (Path(name) / "dataset.json").exists():
         dataset = load(Path(name))
     else:
-        folder = records / "datasets" / name
+        folder = records / "datasets" / Path(name).resolve().name
         collect([name], records, folder, ("missing", "partial") if mark else ())
         dataset = load(folder)
     if (left := missing(dataset.note)) and not mark:
@@ -193,7 +193,7 @@ def as_markdown(page: Page) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Tables, figures and a page.")
-    parser.add_argument("name", metavar="NAME", help="a study, or the folder of a dataset")
+    parser.add_argument("name", metavar="NAME", help="a study, a folder of records, or a dataset's folder")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where studies are looked up")
     parser.add_argument("--out", type=Path, help="folder of the report (default: reports/NAME in the records)")
     parser.add_argument(
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--best", choices=["variant", "run"], default="variant", help="result that scores 1")
     parser.add_argument("--seed", type=int, default=0, help="of resamples and drawn tables")
     options = parser.parse_args(arguments)
-    title = Path(options.name).name
+    title = Path(options.name).resolve().name
     out = options.out or options.records / "reports" / title
     try:
         if out.exists() and not (out / "index.html").exists():

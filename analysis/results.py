@@ -52,8 +52,8 @@ class Results:
 
     @property
     def seeds(self) -> int:
-        """Runs of the cell that has fewest, of variants that learn."""
-        return min(self.raw.get(v, {}).get(e, np.empty(0)).size for v in self.trained for e in self.environments)
+        """Runs of the cell that has fewest, of complete variants; 0 if there are none."""
+        return min((self.raw[v][e].size for v in self.complete for e in self.environments), default=0)
 
     @cached_property
     def complete(self) -> list[str]:

@@ -114,4 +114,4 @@ def snapshot(folder: Path) -> Path:
 
 def source_files() -> Iterator[Path]:
     for package in PACKAGES:
-        yield from (path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".yaml"))
+        yield from (path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".yaml", ".csv"))

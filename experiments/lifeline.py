@@ -13,9 +13,12 @@ FLAG = "--lifeline"
 
 
 def start(arguments: Sequence[str], folder: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Start `python -m …` in `folder`, in a session of its own; it gets TERM when this process is gone."""
+    """Start `python -m …` in `folder`, out of reach of the terminal's signals; it gets TERM when this process is gone.
+
+    A process group does that; a session would too, but Linux shares cores evenly between sessions, whatever `nice` says.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", *arguments, FLAG], cwd=folder, stdin=subprocess.PIPE, start_new_session=True, **options
+        [sys.executable, "-m", *arguments, FLAG], cwd=folder, stdin=subprocess.PIPE, process_group=0, **options
     )
 
 

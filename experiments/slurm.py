@@ -101,7 +101,7 @@ def array_script(launch: Launch, part: Part, options: Slurm, code: str, python: 
 
 
 def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: str, python: str) -> str:
-    """The script of the last job: give the study command again, one turn fewer to come."""
+    """The script of the last job: give the study command again, one turn fewer to come, and report what there is."""
     said = [word for word in launch.head()["overrides"] if not word.startswith(("cluster.follow_up=", "records="))]
     said = [*(launch.head()["config_dir"]), *said]
     words = [*said, f"cluster.follow_up={options.follow_up - 1}", f"records='{launch.records}'"]
@@ -110,13 +110,15 @@ def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: 
         "dependency": "afterany:" + ":".join(jobs),
         "output": in_pattern(launch.folder / "logs" / "follow-up.log"),
     }
-    command = f"{shlex.quote(python)} -m experiments.study {shlex.join(words)}"
+    named = shlex.join([launch.study.name, "--records", str(launch.records), "--missing", "mark"])
+    again = f"{shlex.quote(python)} -m experiments.study {shlex.join(words)}"
+    report = f"{shlex.quote(python)} -m analysis.report {named}"
     plain = replace(options, gres=None, gpus=None, cpus_per_task=1)
-    return script(plain, directives, code, command)
+    return script(plain, directives, code, again, report)
 
 
-def script(options: Slurm, directives: dict[str, str], code: str, command: str) -> str:
-    """A job script: directives, the site's own lines, one command under srun."""
+def script(options: Slurm, directives: dict[str, str], code: str, *commands: str) -> str:
+    """A job script: directives, the site's own lines, commands under srun, of which the last one's exit code counts."""
     values = {name: getattr(options, name) for name in ALLOWED}
     directives = {
         **directives,
@@ -133,8 +135,9 @@ def script(options: Slurm, directives: dict[str, str], code: str, command: str) 
         "#SBATCH --requeue" if options.requeue else "#SBATCH --no-requeue",
         *options.setup,
         f"cd {shlex.quote(code)} || exit",  # where --chdir fails, slurmd goes on in /tmp, with other code
-        f'exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" {command}',
+        *(f'srun --cpus-per-task="$SLURM_CPUS_PER_TASK" {command}' for command in commands),
     ]
+    lines[-1] = f"exec {lines[-1]}"  # so that it gets the job's signals
     return "\n".join(lines) + "\n"
 
 

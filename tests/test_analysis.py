@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROWS, Killed, named, small_run, train
 
 from analysis.plot import curve, draw, main, scores
 from analysis.records import RecordError, find_runs
 from experiments.record import Attempt, Record
+from tests.conftest import ROWS, Killed, named, small_run, train
 
 
 @pytest.fixture(scope="module")

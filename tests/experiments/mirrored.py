@@ -19,8 +19,6 @@ import pandas as pd
 import pytest
 import wandb
 import wandb_files
-from conftest import Killed, named, small_run
-from conftest import train as train
 from test_resume import train_until_checkpoint, wait_until
 from wandb_server import SERVE, Server
 
@@ -31,6 +29,8 @@ from experiments.record import Record
 from experiments.runner import Watcher, train_runs
 from experiments.tracking import MirrorProcess, Tracking
 from ppo.config import RunConfig
+from tests.conftest import Killed, named, small_run
+from tests.conftest import train as train
 
 KEY = "5ec2e7" + "0123456789abcdef" * 2 + "90"  # as long as a real one; must be found in no file
 MEANS = {"return", "length", "return_100", "timing/steps_per_second"}  # of sums whose order is free

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
 from experiments import claims
 from experiments.claims import Claim, Heartbeat, Taken, claim_all, live_owners, numbered
+from tests.conftest import ROOT
 
 BEAT = 0.4
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
 
 from experiments import checks, doctor, surroundings
 from experiments.checks import Finding
+from tests.conftest import ROOT
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

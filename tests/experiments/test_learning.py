@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from conftest import profile_of, train
-
 from ppo.config import Algo, Env, RunConfig
+from tests.conftest import profile_of, train
 
 
 def test_cartpole_is_solved(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import wandb
 import wandb_files
-from conftest import ROOT, Killed, promised
 from mirrored import (
     KEY,
     SHORT,
@@ -42,6 +41,7 @@ from wandb_server import Server
 
 from experiments import checkpoint
 from experiments.record import Attempt
+from tests.conftest import ROOT, Killed, promised
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_the_command_killed_at_a_random_moment_and_given_again_sends_every_row_o
 TRAINS = """
 import sys
 from pathlib import Path
-from conftest import small_run, train
+from tests.conftest import small_run, train
 import experiments.train, experiments.worker
 train([small_run(0, 1)], Path(sys.argv[1]))
 assert "torch" in sys.modules

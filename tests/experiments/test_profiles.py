@@ -5,11 +5,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import profile_of
 
 from experiments import profiles
 from experiments.compose import CONF
 from ppo.config import Profile, UserError
+from tests.conftest import profile_of
 
 PAPER = """\
 # Only what is printed.

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, ROWS, Killed, named, promised, small_run, train
 
 from experiments import checkpoint, record
 from experiments.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
 from ppo.config import RunConfig
+from tests.conftest import ROOT, ROWS, Killed, named, promised, small_run, train
 
 
 def three_runs(**changes: Any) -> list[RunConfig]:

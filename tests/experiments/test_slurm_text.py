@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
 from experiments import slurm
 from experiments.files import as_json
 from experiments.launch import Launch
 from experiments.slurm import Part, Slurm, array_script, follow_up_script, parts_of
 from ppo.config import UserError
+from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
 CODE = "/shared/records/studies/table1/code/0123456789ab"

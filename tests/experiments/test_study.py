@@ -86,7 +86,7 @@ def begun(tiny: Path) -> bool:
 
 
 def relatives(study: subprocess.Popen[bytes]) -> Iterator[int]:
-    """Every process below the launcher: tasks and workers, each in a session of its own."""
+    """Every process below the launcher: tasks and workers, each in a process group of its own."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

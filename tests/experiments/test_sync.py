@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, promised
 from mirrored import (
     KEY,
     LONG,
@@ -36,6 +35,7 @@ from experiments.claims import Claim, Taken, claim_all
 from experiments.mirror import Mirror, Source, Target
 from experiments.sync import folders_of as meant
 from ppo.config import UserError
+from tests.conftest import ROOT, promised
 
 HANG_ON_ROWS = Behaviour("hang", operations=frozenset({ROWS}))
 QUESTIONS = ("Run", "RunHistoryKeys")  # what the public API asks once a run is finished

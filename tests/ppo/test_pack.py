@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROWS, small_run
 
 from ppo.config import RunConfig, UserError
 from ppo.pack import Pack
 from ppo.train import train
+from tests.conftest import ROWS, small_run
 
 SIZES = (1, 2, 3, 5, 8, 9, 17)
 ENVIRONMENTS = {"InvertedPendulum-v4": 1, "Reacher-v4": 2, "Hopper-v4": 3, "HalfCheetah-v4": 6, "CartPole-v1": 2}

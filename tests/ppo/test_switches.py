@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, small_run
 
 from ppo.config import Algo, Profile, RunConfig, UserError
 from ppo.pack import Pack
 from ppo.train import train
+from tests.conftest import ROOT, small_run
 
 PROFILES = sorted(path.stem for path in (ROOT / "conf" / "profile").glob("*.yaml"))
 CLIP = Algo("clip", epsilon=0.05)

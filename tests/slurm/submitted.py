@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, promised, train
-
 from experiments.claims import process_start
 from experiments.manifest import Entry, read_manifest
 from ppo.config import RunConfig
+from tests.conftest import ROOT, promised, train
 
 ITERATIONS = 50  # a second or two: long enough to be caught in the middle, see `held`
 SMALL = {

@@ -6,9 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import ROOT
-
 from slurm.submitted import HELD, Job, Submitted, eventually, slurm
+from tests.conftest import ROOT
 
 Make = Callable[..., Submitted]
 

@@ -17,4 +17,5 @@
 module load cuda/12.4
 export NOTE="it's \"here\""
 cd /shared/records/studies/table1/code/0123456789ab || exit
-exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" /home/me/ppo/.venv/bin/python -m experiments.study study=table1 cluster=mysite 'algo.epsilon='"'"'0.2'"'"'' cluster.follow_up=2 'records='"'"'/shared/records'"'"''
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" /home/me/ppo/.venv/bin/python -m experiments.study study=table1 cluster=mysite 'algo.epsilon='"'"'0.2'"'"'' cluster.follow_up=2 'records='"'"'/shared/records'"'"''
+exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" /home/me/ppo/.venv/bin/python -m analysis.report table1 --records /shared/records --missing mark
