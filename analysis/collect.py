@@ -57,13 +57,9 @@ class Trouble:
 
     def refuse(self) -> None:
         """Raise RecordError for every kind that was not to be left out."""
-        parts = []
-        for kind, names in self.left_out().items():
-            if kind not in self.leave_out:
-                parts.append(listed(kind, names))
-        if parts:
-            kinds = " ".join(kind for kind in self.left_out() if kind not in self.leave_out)
-            raise RecordError(f"{' | '.join(parts)}. To go on without them: --leave-out {kinds}")
+        if refused := {kind: names for kind, names in self.left_out().items() if kind not in self.leave_out}:
+            told = " | ".join(listed(kind, names) for kind, names in refused.items())
+            raise RecordError(f"{told}. To go on without them: --leave-out {' '.join([*self.leave_out, *refused])}")
 
 
 def listed(kind: str, names: Sequence[str]) -> str:
@@ -245,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where studies are looked up")
     parser.add_argument(
-        "--leave-out", nargs="+", choices=TROUBLES, default=[], help="kinds of trouble to go on without"
+        "--leave-out", nargs="+", action="extend", choices=TROUBLES, default=[], help="kinds of trouble to do without"
     )
     options = parser.parse_args(arguments)
     try:

@@ -214,7 +214,7 @@ def published_scores(results: Results) -> Table:
             "mean": found["mean"].map(returns),
             "spread": found["spread"].map(as_printed),
             "what the spread is": found["spread_kind"].fillna(""),
-            "seeds": found["seeds"].map(lambda n: "–" if pd.isna(n) else f"{n:.0f}"),
+            "seeds": found["seeds"].fillna("–").astype(str),
             "note": found["note"].fillna(""),
         }
     )

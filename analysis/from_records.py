@@ -64,7 +64,8 @@ def place_of(source: str, records: Path) -> Place:
             f"{source} is neither a folder nor a study in {records}/studies ({', '.join(known) or 'none'})"
         )
     root = root / "runs" if (root / "runs").is_dir() else root
-    return Place(sorted(path.parent for path in root.rglob("config.json")))
+    marks = ("config.json", "done.json")  # either alone tells of a run
+    return Place(sorted({path.parent for path in root.rglob("*.json") if path.name in marks}))
 
 
 def place_of_study(study: Path) -> Place:
@@ -105,7 +106,7 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
         if done is not None:
             for name in ("episodes", "iterations"):
                 if hashlib.sha256(texts[name]).hexdigest() != done[f"{name}_sha256"]:
-                    raise Broken(f"{attempt}/{name}.csv is not what done.json's digest says; it was altered")
+                    raise Broken(f"{attempt}/{name}.csv is not what done.json's digest says: it was altered")
         episodes, iterations, timing = (table(texts[name]) for name in texts)
         row = {
             "run": f"{head['run_id']}-{head['code_id']}",

@@ -10,7 +10,7 @@ from analysis.tables import Table, as_html
 
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.5rem 4rem; font: 16px/1.55 system-ui, sans-serif;
+body { margin: 0 auto; max-width: 72rem; padding: 2rem 1.5rem 4rem; font: 16px/1.55 system-ui, sans-serif;
        color: #1a1a1a; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .5rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
@@ -24,7 +24,8 @@ table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabu
 th { text-align: left; border-bottom: 1px solid #222; vertical-align: bottom; }
 th, td { padding: .22rem .7rem .22rem 0; vertical-align: top; }
 td + td, th + th { padding-left: .5rem; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
 tbody tr:nth-child(even) { background: #f6f6f6; }
 figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; }

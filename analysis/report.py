@@ -67,8 +67,8 @@ def doubts(results: Results) -> list[str]:
         f"{results.seeds} seeds: intervals are Student's t and wide; read small differences as none.": (
             results.seeds < FEW
         ),
-        f"{short} runs finished fewer than {EPISODES} episodes and are scored on those.": short,
-        f"{diverged} runs diverged; each counts as its task's worst.": diverged,
+        f"{findings.many(short, 'run')} finished fewer than {EPISODES} episodes and count what they had.": short,
+        f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,
         f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,
         f"Not all runs were measured alike: some scores are of {' and of '.join(others)}.": others,
         f"Several simulators or kinds of numerics: {', '.join(kinds(results))}.": len(kinds(results)) > 1,
@@ -99,7 +99,7 @@ def missing(note: Mapping[str, Any]) -> list[str]:
     said = []
     for kind, names in note["left_out"].items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        said.append(f"{len(names)} runs are left out, {kind}: {'; '.join(names[:SHOWN])}{more}.")
+        said.append(f"Left out, {kind}, {findings.many(len(names), 'run')}: {'; '.join(names[:SHOWN])}{more}.")
     return said
 
 

@@ -92,13 +92,18 @@ def escaped(text: str) -> str:
 
 def as_html(table: Table) -> str:
     flush = {name: ' class="number"' * numeric(table.shown[name]) for name in table.shown}
-    head = "".join(f"<th{flush[name]}>{html.escape(name)}</th>" for name in table.shown)
+    head = "".join(f"<th{flush[name]}>{breakable(name)}</th>" for name in table.shown)
     rows = [
         "".join(f"<td{flush[name]}>{html.escape(cell)}</td>" for name, cell in zip(table.shown, row, strict=True))
         for row in table.shown.itertuples(index=False)
     ]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def breakable(name: str) -> str:
+    """A heading that may go on in a second line within InvertedDoublePendulum-v4."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?=-v\d)", "<wbr>", html.escape(name))
 
 
 FORMATS = {"md": markdown, "csv": csv, "tex": latex}

@@ -15,11 +15,12 @@ import pyarrow as pa
 from analysis import collect
 from analysis.dataset import RUN_COLUMNS, SCHEMA
 from analysis.from_records import Collected, score_of
+from analysis.paper import published
 from ppo.config import Algo, Env, Profile, RunConfig
 
 
 class Task(NamedTuple):
-    """Mean returns of a random policy and of a good one, and how long their episodes are, in env steps."""
+    """Returns of a random and of a good policy, and how long their episodes are, in env steps."""
 
     zero: float
     one: float
@@ -37,13 +38,18 @@ TASKS = {
     "Walker2d-v4": Task(2.7, 3400, 20, 750),
 }
 DIAGNOSTICS = (
-    "kl", "kl_k1", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "epsilon", "stepsize",
-    "update_norm", "policy_loss", "value_loss", "std",
-)  # fmt: skip
-TABLE_1 = (
-    "unconstrained", "clip_0.1", "clip_0.2", "clip_0.3", "kl_adaptive_0.003", "kl_adaptive_0.01", "kl_adaptive_0.03",
-    "kl_fixed_0.3", "kl_fixed_1", "kl_fixed_3", "kl_fixed_10", "random", "initial",
-)  # fmt: skip
+    "kl",
+    "kl_k3",
+    "clip_fraction",
+    "explained_variance",
+    "entropy",
+    "beta",
+    "update_norm",
+    "policy_loss",
+    "std",
+)
+SETTINGS = {"clip": "epsilon", "kl_adaptive": "kl_target", "kl_fixed": "beta"}
+TABLE_1 = (*published.table1().index, "random", "initial")
 Key = tuple[str, str, int]  # variant, environment, seed
 
 
@@ -83,13 +89,10 @@ def write(
 def configured(variant: str, environment: str, seed: int, env_steps: int) -> RunConfig:
     name = variant.rpartition("/")[2]
     objective, _, value = name.rpartition("_")
-    known = {
-        "clip": lambda: Algo("clip", epsilon=float(value)),
-        "kl_adaptive": lambda: Algo("kl_adaptive", beta=1.0, kl_target=float(value)),
-        "kl_fixed": lambda: Algo("kl_fixed", beta=float(value)),
-        "": lambda: Algo(name) if name in TABLE_1 else Algo("clip", epsilon=0.2, gae_lambda=0.9),
-    }
-    algo = known.get(objective, known[""])()
+    settings: dict[str, Any] = {"objective": name} if name in TABLE_1 else {"objective": "clip", "epsilon": 0.2}
+    if objective in SETTINGS:
+        settings = {"objective": objective, SETTINGS[objective]: float(value)}
+    algo = Algo(**({"beta": 1.0} if objective == "kl_adaptive" else {}), **settings)
     budget = env_steps if algo.learns else env_steps // 5
     return RunConfig(algo, Profile(), Env(environment), seed=seed, env_steps=budget)
 

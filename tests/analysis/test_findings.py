@@ -183,6 +183,7 @@ class TestPublished:
         rows = findings.others_scores(Results(short.dataset))
         assert set(rows["env"]) == {"Hopper", "InvertedPendulum"}
         assert (rows["steps"] == 1_000_000).all()
+        assert len(findings.published_scores(Results(short.dataset)).shown) == len(rows) > 3
 
 
 class TestRuns:

@@ -26,7 +26,7 @@ def rendered(dataset: Path, out: Path, hash_seed: str) -> dict[str, bytes]:
 class Reader(html.parser.HTMLParser):
     """What a page would load, its text, and whether every tag is closed."""
 
-    VOID = ("meta", "img", "br", "link")
+    VOID = ("meta", "img", "wbr", "link")
 
     def __init__(self, text: str):
         super().__init__()
@@ -103,11 +103,11 @@ def test_what_is_missing_is_refused_or_said_first(tmp_path: Path, capsys: pytest
     out = tmp_path / "report"
     assert report.main([str(folder), "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    assert "1 runs are left out, missing: Hopper-v4 clip_0.2 seed 1" in said
+    assert "Left out, missing, 1 run: Hopper-v4 clip_0.2 seed 1" in said
     assert "--missing=mark" in said
     assert not out.exists()
     assert report.main([str(folder), "--out", str(out), "--missing", "mark"]) == 0
-    assert capsys.readouterr().out.startswith("PARTIAL: 1 runs")
+    assert capsys.readouterr().out.startswith("PARTIAL: Left out, missing")
     page = (out / "index.html").read_text()
     assert page.index("Partial.") < page.index("<h2")
     assert "> **Partial.**" in (out / "report.md").read_text()
