@@ -106,15 +106,16 @@ def budget_of(variant: str) -> int:
     return BUDGET_UNTRAINED if variant in UNTRAINED else BUDGET
 
 
-def measure(*arguments: Any) -> tuple[float, float]:
-    """Seconds and peak MB of a fresh Python."""
+def measure(*arguments: Any) -> Figures:
+    """Wall seconds, CPU seconds and peak MB of a fresh Python."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(process.returncode)  # it has said why
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+        sys.exit(process.returncode)  # it has said why
+    seconds = time.perf_counter() - began
+    return {"s": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "mb": usage.ru_maxrss / 1024}
 
 
 def figures(count: int, rng: np.random.Generator) -> Figures:
@@ -122,13 +123,11 @@ def figures(count: int, rng: np.random.Generator) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         records, dataset, report = (Path(folder) / name for name in ("records", "dataset", "report"))
         found: Figures = {"runs": invent(records, count, rng)}
-        for name, arguments in {
-            "collect": (records, "--out", dataset),
-            "report": (dataset, "--out", report),
-        }.items():
+        for name, source, out in (("collect", records, dataset), ("report", dataset, report)):
             measure("-c", f"import analysis.{name}")  # reads the libraries from disk
-            found[f"{name}_import_s"], _ = measure("-c", f"import analysis.{name}")
-            found[f"{name}_s"], found[f"{name}_mb"] = measure("-m", f"analysis.{name}", *arguments)
+            found[f"{name}_import_s"] = measure("-c", f"import analysis.{name}")["s"]
+            taken = measure("-m", f"analysis.{name}", source, "--out", out)
+            found |= {f"{name}_{figure}": value for figure, value in taken.items()}
     work = sum(found[f"{name}_s"] - found[f"{name}_import_s"] for name in ("collect", "report"))
     return {**found, "ms_per_run": 1000 * work / found["runs"]}
 
@@ -142,11 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--runs takes numbers from 1")
     rng = np.random.default_rng(0)
     rows = [figures(count, rng) for count in options.runs]
-    print(
-        json.dumps(rows)
-        if options.json
-        else pd.DataFrame(rows).T.to_string(header=False, float_format="{:,.4g}".format)
-    )
+    table = pd.DataFrame(rows).T.to_string(header=False, float_format="{:,.4g}".format)
+    print(json.dumps(rows) if options.json else table)
     return 0
 
 

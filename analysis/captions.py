@@ -86,8 +86,8 @@ def heatmap(results: Results) -> str:
 
 def multiverse(results: Results) -> str:
     return said(
-        f"Mean score of each objective under each profile, over {runs(results)} per variant and task; bars are "
-        f"intervals ({method(results)})." if several(results) else
+        f"Mean score of each objective under each profile, in returns, over {runs(results)} per variant and task; "
+        f"bars are intervals ({method(results)})." if several(results) else
         "Score of each objective under each profile, one run each.",
         beyond("Bars"),
         conclusions(results),

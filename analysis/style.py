@@ -54,7 +54,7 @@ FAMILIES = {
     "kl_adaptive": Ramp("adaptive KL", 0.003, 0.03, ("#f8b26a", "#d9601a", "#6e2203")),
     "kl_fixed": Ramp("fixed KL", 0.3, 10, ("#7ccfb0", "#1b9e77", "#003d2e")),
 }
-INVENTED = ("#882255", "#de8f05", "#0173b2", "#cc78bc", "#029e73", "#ca9161", "#56b4e9")
+INVENTED = ("#882255", "#cc78bc", "#a39400", "#5e4fa2", "#d55e00", "#029e73", "#56b4e9")  # the first in no family
 DASHES = ("-", "--", "-.", ":")  # as many as have no common divisor with INVENTED, so that pairs repeat late
 
 
@@ -133,6 +133,17 @@ def short_names(variants: Sequence[str]) -> dict[str, str]:
     return {variant: variant.rpartition("/")[2] if grouped else variant for variant in variants}
 
 
+def outer(axes: Sequence[Axes], columns: int) -> None:
+    """Labels only where no panel follows: values at the left, env steps and the like at the bottom."""
+    for place, axis in enumerate(axes):
+        if place % columns:
+            axis.set_ylabel("")
+            axis.tick_params(labelleft=False)
+        if place + columns < len(axes):
+            axis.set_xlabel("")
+            axis.tick_params(labelbottom=False)
+
+
 class Group(NamedTuple):
     """Variants that share a panel, and their names in it. Of the only group the title is empty."""
 
@@ -198,30 +209,35 @@ def title(groups: Sequence[Group], group: Group) -> str:
 
 
 def say_groups(
-    figure: Figure, groups: Sequence[Group], axes: Sequence[Axes], looks: Mapping[str, Look], others: Sequence[str] = ()
+    figure: Figure,
+    groups: Sequence[Group],
+    axes: Sequence[Axes],
+    looks: Mapping[str, Look],
+    others: Sequence[str] = (),
+    above: bool = True,
 ) -> None:
-    """Legends above the groups' axes, or one for all below the figure if they are alike; `others` join it there."""
+    """Legends above the groups' axes, or right of them; of groups that are alike, one below the figure. `others` are
+    there too."""
     legends = [
         [handle(looks[v], name) for v, name in zip(group.variants, group.names, strict=True)] for group in groups
     ]
+    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    if not above:
+        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     for group, handles, axis in zip(groups, legends, axes, strict=True):
         if not alike(groups):
-            above: dict[str, Any] = {
-                "loc": "lower left",
-                "bbox_to_anchor": (0, 1),
-                "alignment": "left",
-                "borderaxespad": 0.2,
-            }
-            axis.legend(handles=handles, title=group.title or None, **above)
+            axis.legend(handles=handles, title=group.title or None, alignment="left", **where)
     say_below(figure, [*legends[0] * alike(groups), *(handle(looks[variant], variant) for variant in others)])
 
 
 def say_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """A legend below the figure, in as many rows as it needs."""
-    inches = 0.55 + 0.06 * max((len(str(each.get_label())) for each in handles), default=0)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / inches)))
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    """A legend below the figure, in as few rows as fit."""
+    inches = [0.5 + 0.058 * len(str(each.get_label())) for each in handles]
+    for rows in range(1, len(handles) + 1):
+        columns = [inches[start : start + rows] for start in range(0, len(inches), rows)]
+        if sum(map(max, columns)) < figure.get_figwidth() or rows == len(handles):
+            figure.legend(handles=handles, loc="outside lower center", ncols=len(columns))
+            break
 
 
 def handle(look: Look, name: str, **marks: Any) -> Line2D:
@@ -233,12 +249,14 @@ def limits(shown: Sequence[Shown]) -> tuple[float, float]:
     return far above all others is a result, one far below an explosion. Intervals get what leaves most of the axis to
     the values."""
     finite = [Shown(*(each[np.isfinite(each)] for each in item)) for item in shown]
-    lows = sorted(float(item.values.min()) for item in finite if item.values.size)
-    top = max(float(item.values.max()) for item in finite if item.values.size)
+    finite = [item for item in finite if item.values.size]
+    if not finite:
+        return 0.0, 1.0
+    lows, top = sorted(float(item.values.min()) for item in finite), max(float(item.values.max()) for item in finite)
     usual = lows[len(lows) // 2]
     fence = usual - FAR * max(top - usual, abs(usual))
     bottom = next(low for low in lows if low >= fence)
-    calm = [item.interval for item in finite if item.values.size and item.values.min() >= fence]
+    calm = [item.interval for item in finite if item.values.min() >= fence]
     reach = SPARE * (top - bottom)
     ends = np.concatenate([[bottom, top], np.clip(np.concatenate(calm), bottom - reach, top + reach)])
     margin = 0.05 * float(np.ptp(ends)) or max(1.0, 0.05 * abs(top))
@@ -253,7 +271,7 @@ def number(value: float) -> str:
     return (f"{rounded:.2f}" if abs(value) < 10 else f"{rounded:.0f}").replace("-", "\N{MINUS SIGN}")
 
 
-def shortened(name: str, length: int = 20) -> str:
+def shortened(name: str, length: int = 18) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 

@@ -16,16 +16,15 @@ from analysis import collect
 from analysis.dataset import RUN_COLUMNS, SCHEMA
 from analysis.from_records import Collected, score_of
 from analysis.paper import published
+from analysis.scores import UNTRAINED
 from ppo.config import Algo, Env, Profile, RunConfig
 
 
 class Task(NamedTuple):
-    """Returns of a random and of a good policy, and how long their episodes are, in env steps."""
-
-    zero: float
-    one: float
-    shortest: float
-    longest: float
+    zero: float  # return of a random policy
+    one: float  # of a good one
+    shortest: float  # env steps of an episode of the random policy
+    longest: float  # of the good one
 
 
 TASKS = {
@@ -38,18 +37,10 @@ TASKS = {
     "Walker2d-v4": Task(2.7, 3400, 20, 750),
 }
 DIAGNOSTICS = (
-    "kl",
-    "kl_k3",
-    "clip_fraction",
-    "explained_variance",
-    "entropy",
-    "beta",
-    "update_norm",
-    "policy_loss",
-    "std",
-)
-SETTINGS = {"clip": "epsilon", "kl_adaptive": "kl_target", "kl_fixed": "beta"}
-TABLE_1 = (*published.table1().index, "random", "initial")
+    "kl", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "update_norm", "policy_loss", "std",
+)  # fmt: skip
+SETTING = {"clip": "epsilon", "kl_adaptive": "kl_target", "kl_fixed": "beta"}
+TABLE_1 = (*published.table1().index, *UNTRAINED)
 Key = tuple[str, str, int]  # variant, environment, seed
 
 
@@ -65,8 +56,8 @@ def write(
     study: Mapping[str, Any] | None = None,
 ) -> Path:
     """A dataset in `folder`, which it returns. A variant is named as in Table 1, with a profile's name before it where
-    there are several (`paper_text/clip_0.2`); other names are inventions with a λ of their own. A `diverged` run
-    ends at this share of its budget, and its returns fall without bound before."""
+    there are several (`paper_text/clip_0.2`); other names are inventions. A `diverged` run ends at this share of its
+    budget, and its returns fall without bound before."""
     folder.mkdir(parents=True)
     keys = [(v, e, s) for v in variants for e in environments for s in range(seeds) if (v, e, s) not in missing]
     skill = {(v, e): rng.normal(0.75, 0.15) for v in variants for e in environments}
@@ -87,14 +78,13 @@ def write(
 
 
 def configured(variant: str, environment: str, seed: int, env_steps: int) -> RunConfig:
-    name = variant.rpartition("/")[2]
-    objective, _, value = name.rpartition("_")
-    settings: dict[str, Any] = {"objective": name} if name in TABLE_1 else {"objective": "clip", "epsilon": 0.2}
-    if objective in SETTINGS:
-        settings = {"objective": objective, SETTINGS[objective]: float(value)}
-    algo = Algo(**({"beta": 1.0} if objective == "kl_adaptive" else {}), **settings)
-    budget = env_steps if algo.learns else env_steps // 5
-    return RunConfig(algo, Profile(), Env(environment), seed=seed, env_steps=budget)
+    objective, _, value = variant.rpartition("/")[2].rpartition("_")
+    settings: dict[str, Any] = {"objective": value} if value in TABLE_1 else {"objective": "clip", "epsilon": 0.2}
+    if objective in SETTING:
+        beta = {"beta": 1.0} if objective == "kl_adaptive" else {}
+        settings = {"objective": objective, **beta, SETTING[objective]: float(value)}
+    budget = env_steps if value not in UNTRAINED else env_steps // 5
+    return RunConfig(Algo(**settings), Profile(), Env(environment), seed=seed, env_steps=budget)
 
 
 def episodes_of(task: Task, level: float, env_steps: int, end: float | None, rng: np.random.Generator) -> pa.Table:
@@ -107,23 +97,21 @@ def episodes_of(task: Task, level: float, env_steps: int, end: float | None, rng
     returns = task.zero + (task.one - task.zero) * (skill[ends - 1] + rng.normal(0, 0.1, ends.size))
     if end:
         returns -= (task.one - task.zero) * np.expm1(5 * np.clip(2 * ends / (env_steps * end) - 1, 0, 1))
-    lengths = np.diff(ends, prepend=0)
-    return pa.table({"env_step": pa.array(ends), "return": returns, "length": pa.array(lengths, pa.int32())})
+    return pa.table({"env_step": ends, "return": returns, "length": pa.array(np.diff(ends, prepend=0), pa.int32())})
 
 
 def iterations_of(config: RunConfig, rng: np.random.Generator) -> pa.Table:
     """Diagnostics that wander about plausible values."""
-    count = config.iterations
-    columns = {name: np.exp(rng.normal(-3, 0.3, count)) for name in DIAGNOSTICS}
-    steps = config.profile.horizon * np.arange(1, count + 1)
-    return pa.table({"iteration": np.arange(count), "env_steps": steps, **columns})
+    columns = {name: np.exp(rng.normal(-3, 0.3, config.iterations)) for name in DIAGNOSTICS}
+    number = np.arange(config.iterations)
+    return pa.table({"iteration": number, "env_steps": config.profile.horizon * (number + 1), **columns})
 
 
 def row_of(number: int, variant: str, config: RunConfig, episodes: pa.Table, end: float | None) -> dict[str, Any]:
-    profile = variant.rpartition("/")[0] or "ppo1_2017_08"
     return dict.fromkeys(RUN_COLUMNS, "invented") | {
         "run": f"{number:016x}-c0de", "run_id": f"{number:016x}", "code_id": "c0de", "variant": variant,
-        "env": config.env.id, "profile": profile, "seed": config.seed, "status": "diverged" if end else "complete",
+        "env": config.env.id, "profile": variant.rpartition("/")[0] or "ppo1_2017_08", "seed": config.seed,
+        "status": "diverged" if end else "complete",
         "measure": "training episodes", "budget": config.env_steps, "env_steps": int(config.env_steps * (end or 1)),
         **score_of(episodes), "seconds": 60.0, "backend": config.backend, "numerics": config.numerics,
         "device": config.device, "config": json.dumps(asdict(config), sort_keys=True),

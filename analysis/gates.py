@@ -1,0 +1,94 @@
+"""Is a changed algorithm as good as its baseline, and does it do the same? Two gates on two datasets' runs.
+
+Return: the mean over tasks of the candidate's scores against the baseline's, as shares of the baseline's frozen way
+from random to its own mean. FAIL, PASS or INCONCLUSIVE by an interval and a margin; at most two looks.
+Mechanism: what the algorithm does over fixed stretches of iterations (KL, clip fraction, …), each quantity against the
+baseline's distribution. CHANGED names the quantities.
+
+Runs of different seeds are independent; equal seeds are treated as such too, which costs power and no trust.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.records import RecordError
+from analysis.statistics import Array, holm, welch_test
+
+ALPHA = 0.05  # one-sided, of the return gate: a candidate that bad passes, or that good fails, so often at most
+LOOKS = 2  # the error is split between them
+MECHANISM_ALPHA = 0.02  # of the whole mechanism gate: unchanged code is called CHANGED so often at most
+QUANTITIES = ("kl", "clip_fraction", "entropy", "explained_variance", "update_norm", "std")
+STRETCHES = (0.1, 0.25, 0.5, 1.0)  # shares of the iterations that end a stretch; the first iteration is one by itself
+
+
+class Return(NamedTuple):
+    """The return gate: candidate − baseline and the ends of its interval, as shares of the baseline's span."""
+
+    difference: float
+    low: float
+    high: float
+    verdict: str  # PASS | FAIL | INCONCLUSIVE
+
+
+def return_gate(
+    candidate: Mapping[str, Array],
+    baseline: Mapping[str, Array],
+    zero: Mapping[str, float],
+    margin: float = 0.10,
+    look: int = 1,
+) -> Return:
+    """Scores by task, (runs,) each, in returns; `zero` by task is the random policy's. The first look spends a half of
+    the error, the second the other half; after that the verdict is final."""
+    spans = {task: float(runs.mean() - zero[task]) for task, runs in baseline.items()}
+    if flat := [task for task, span in spans.items() if span <= 0]:
+        raise RecordError(f"the baseline is no better than random on {', '.join(flat)}; it cannot judge anything")
+    shares = [[(runs[task] - zero[task]) / spans[task] for task in baseline] for runs in (candidate, baseline)]
+    seen = welch_test(*shares)
+    reach = stats.t.ppf(1 - ALPHA / LOOKS, seen.dof) * seen.error
+    low, high = float(seen.difference - reach), float(seen.difference + reach)
+    verdict = "FAIL" if high < -margin else "PASS" if low > -margin else "INCONCLUSIVE"
+    return Return(float(seen.difference), low, high, verdict)
+
+
+def stretches(iterations: int) -> list[int]:
+    """The iterations that end each stretch: 1, 5, 12, 25 and 50 of 50."""
+    return sorted({1, *(max(1, round(share * iterations)) for share in STRETCHES)})
+
+
+def by_stretch(iterations: pd.DataFrame) -> pd.DataFrame:
+    """Means of the quantities over each stretch: a row per env, run and stretch, which is named by its last iteration.
+    `iterations` has a row per run and iteration, with env, run, iteration and the quantities."""
+    ends = np.array(stretches(int(iterations["iteration"].max())))
+    stretch = ends[np.searchsorted(ends, iterations["iteration"])]
+    return iterations.assign(stretch=stretch).groupby(["env", "stretch", "run"], observed=True)[list(QUANTITIES)].mean()
+
+
+def mechanism_gate(candidate: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """Tests of every quantity in every stretch of every task, between two results of `by_stretch`. Mann–Whitney,
+    two-sided, Holm over all tests: one row per test with both medians, the probability that a run of the candidate is
+    above one of the baseline, p and whether it changed."""
+    rows = []
+    theirs = dict(list(baseline.groupby(["env", "stretch"])))
+    for key, ours in candidate.groupby(["env", "stretch"]):
+        for quantity in QUANTITIES:
+            x, y = (frame[quantity].dropna().to_numpy() for frame in (ours, theirs[key]))
+            if x.size and y.size:
+                rows.append((*key, quantity, np.median(y), np.median(x), *mann_whitney(x, y)))
+            elif x.size or y.size:
+                rows.append((*key, quantity, np.nan, np.nan, np.nan, 0.0))  # it appeared, or is gone
+    tests = pd.DataFrame(rows, columns=["env", "stretch", "quantity", "baseline", "candidate", "above", "p"])
+    tests["p_holm"] = holm(tests["p"].to_numpy())
+    tests["changed"] = tests["p_holm"] < MECHANISM_ALPHA
+    return tests
+
+
+def mann_whitney(x: Array, y: Array) -> tuple[float, float]:
+    """P(a run of x above one of y), ties one half; two-sided p, 1 where all values are one."""
+    if np.ptp(np.concatenate([x, y])) == 0:
+        return 0.5, 1.0
+    found = stats.mannwhitneyu(x, y, method="asymptotic")
+    return float(found.statistic / (x.size * y.size)), float(found.pvalue)

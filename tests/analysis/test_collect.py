@@ -1,0 +1,512 @@
+"""A dataset holds exactly what the records hold, or is not there: every trouble is refused by name."""
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hydra import initialize_config_dir
+
+from analysis import collect
+from analysis.dataset import FILES, RUN_COLUMNS, load
+from analysis.records import RecordError
+from experiments.compose import CONF
+from experiments.files import as_json
+from experiments.identity import code_id
+from experiments.launch import freeze_launch
+from experiments.manifest import Study, expand, freeze
+from experiments.record import ITERATION_COLUMNS
+from ppo.config import Algo
+from tests.conftest import small_run, train
+
+VARIANTS = {"plain": ("algo=unconstrained",), "mine/clip": ("algo=clip",)}
+OVERRIDES = ["profile.horizon=256", "profile.epochs=2"]
+RUNS = 5  # four of the study, and one of somebody else's
+ITERATIONS = 20  # of 256 env steps
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of a study named `tiny`, two variants with two seeds, and of one run more."""
+    records = tmp_path_factory.mktemp("trained")
+    study = Study(("cartpole",), VARIANTS, seeds=(0, 1), env_steps=256 * ITERATIONS, profile="ppo1_2017_08")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        entries = freeze(records / "studies" / "tiny", expand(study, OVERRIDES), extend=False)
+    freeze_launch(records / "studies" / "tiny", [[[entry.run_id for entry in entries]]], {"overrides": OVERRIDES})
+    (records / "studies" / "tiny" / "study.json").write_bytes(as_json({"tables": ["scores"], "figures": []}))
+    other = small_run(2, ITERATIONS, env="CartPole-v1", algo=Algo("clip", epsilon=0.3))
+    train([*(entry.run.config for entry in entries), other], records)
+    return records
+
+
+@pytest.fixture
+def records(trained: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    shutil.copytree(trained, tmp_path / "records", ignore=shutil.ignore_patterns("code"))
+    return tmp_path / "records"
+
+
+@pytest.fixture
+def out(trained: Path, tmp_path: Path) -> Path:
+    """A dataset that was there before."""
+    collect.collect([str(trained)], trained, tmp_path / "out", [])
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def refused(out: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Collects, and gives the one sentence of a refusal, which has written nothing."""
+
+    def sentence(*arguments: Any) -> str:
+        before, beside = contents(out), sorted(out.parent.iterdir())
+        assert collect.main([*map(str, arguments), "--out", str(out)]) == 2
+        assert collect.main([*map(str, arguments), "--out", str(out.parent / "fresh")]) == 2
+        assert contents(out) == before
+        assert sorted(out.parent.iterdir()) == beside
+        said = capsys.readouterr()
+        first, again = said.err.splitlines()
+        assert first == again and first.startswith("error: ")
+        assert not said.out
+        return first
+
+    return sentence
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def folders_of(records: Path) -> list[Path]:
+    return sorted(path.parent for path in records.glob("runs/*/*/config.json"))
+
+
+def one_of(records: Path, name: str = "clip_0.2.s0") -> Path:
+    (folder,) = (folder for folder in folders_of(records) if name in folder.name)
+    return folder
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Of a JSON file; `config__seed` is a part of `config`."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parts, last = name.split("__")
+        inner = content
+        for part in parts:
+            inner = inner[part]
+        inner[last] = value
+    path.write_text(json.dumps(content))
+
+
+def rewrite(folder: Path, name: str, lines: list[str], **done: Any) -> None:
+    """One of a run's tables, as if it had been trained so."""
+    text = "".join(f"{line}\n" for line in lines).encode()
+    (folder / "attempt-1" / f"{name}.csv").write_bytes(text)
+    edit(folder / "done.json", **{f"{name}_sha256": hashlib.sha256(text).hexdigest()}, **done)
+
+
+def lines_of(folder: Path, name: str) -> list[dict[str, str]]:
+    """A run's table by the csv module alone."""
+    with (folder / "attempt-1" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+class TestTables:
+    def test_hold_exactly_what_the_records_hold(self, trained: Path, out: Path) -> None:
+        dataset = load(out)
+        episodes, iterations = dataset.read("episodes"), dataset.read("iterations")
+        assert list(dataset.runs.columns) == list(RUN_COLUMNS)
+        assert len(dataset.runs) == RUNS
+        for folder in folders_of(trained):
+            head, done, seen = (
+                json.loads((folder / f"{name}.json").read_text()) for name in ("config", "done", "provenance")
+            )
+            key = f"{head['run_id']}-{head['code_id']}"
+            (row,) = dataset.runs[dataset.runs["run"] == key].to_dict("records")
+            config, rows = head["config"], lines_of(folder, "episodes")
+            assert json.loads(row.pop("config")) == config
+            seconds = sum(
+                (float(line["environment"]) + float(line["inference"]) + float(line["update"])) / RUNS
+                for line in lines_of(folder, "timing")
+            )
+            assert row.pop("seconds") == pytest.approx(seconds, rel=1e-12)
+            epsilon = config["algo"]["epsilon"]
+            assert row.pop("gpu") is np.nan
+            assert row == {
+                "run": key, "run_id": head["run_id"], "code_id": code_id(),
+                "variant": "unconstrained" if epsilon is None else f"clip_{epsilon}", "env": "CartPole-v1",
+                "profile": "test", "seed": done["seed"], "status": "complete", "measure": "training episodes",
+                "budget": 5120, "env_steps": 5120, "episodes": len(rows), "score": done["score"],
+                "score_episodes": min(len(rows), 100),
+                "backend": config["backend"], "numerics": "exact", "device": "cpu",
+                "commit": (seen["commit"] or "unknown")[:12] + "+" * seen["dirty"],
+                "host": seen["host"], "cpu": seen["cpu"], "source": str(folder),
+            }  # fmt: skip
+            ours = episodes[episodes["run"] == key].drop(columns="run")
+            assert ours.to_dict("list") == {
+                "env_step": [int(line["env_step"]) for line in rows],
+                "return": [float(line["return"]) for line in rows],
+                "length": [int(line["length"]) for line in rows],
+            }
+            ours, rows = iterations[iterations["run"] == key].drop(columns="run"), lines_of(folder, "iterations")
+            assert list(ours.columns) == list(ITERATION_COLUMNS)
+            for name in ITERATION_COLUMNS:
+                np.testing.assert_array_equal(ours[name], [float(line[name] or "nan") for line in rows])
+            assert ours["epsilon"].isna().all() == (epsilon is None)
+        assert dataset.runs["episodes"].max() > 100
+        assert len(episodes) == dataset.runs["episodes"].sum()
+        assert len(iterations) == RUNS * ITERATIONS
+
+    def test_have_the_types_that_are_promised(self, out: Path) -> None:
+        types = {table: dict(zip((s := pq.read_schema(out / f"{table}.parquet")).names, map(str, s.types), strict=True))
+                 for table in ("runs", "episodes", "iterations")}  # fmt: skip
+        numbers = {name: kind for name, kind in types["runs"].items() if kind != "string"}
+        whole = ("seed", "budget", "env_steps", "episodes", "score_episodes")
+        assert numbers == dict.fromkeys(whole, "int64") | {"score": "double", "seconds": "double"}
+        key = "dictionary<values=string, indices=int32, ordered=0>"
+        assert types["episodes"] == {"run": key, "env_step": "int64", "return": "double", "length": "int32"}
+        counts = {"run": key, "iteration": "int64", "env_steps": "int64"}
+        assert types["iterations"] == counts | dict.fromkeys(ITERATION_COLUMNS[2:], "double")
+
+    @pytest.mark.parametrize("batch", [2, 100])
+    def test_keep_the_order_of_runs_and_of_time(
+        self, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+    ) -> None:
+        monkeypatch.setattr(collect, "BATCH", batch)
+        runs = collect.collect([str(trained)], trained, tmp_path / "d", [])
+        assert list(runs["source"]) == [str(folder) for folder in folders_of(trained)]
+        dataset = load(tmp_path / "d")
+        for table, clock in (("episodes", "env_step"), ("iterations", "iteration")):
+            rows = dataset.read(table)
+            place = rows["run"].astype(str).map({run: place for place, run in enumerate(runs["run"])})
+            assert place.is_monotonic_increasing
+            assert all(times.is_monotonic_increasing for _, times in rows.groupby(place)[clock])
+            read = pd.concat([piece.to_pandas() for piece in dataset.batches(table, [clock])], ignore_index=True)
+            pd.testing.assert_frame_equal(read.astype({"run": str}), rows[["run", clock]].astype({"run": str}))
+
+    @pytest.mark.parametrize("returns", ["inf", "nan"])
+    def test_a_diverged_run_has_no_score(self, records: Path, tmp_path: Path, returns: str) -> None:
+        folder = one_of(records)
+        rewrite(folder, "episodes", ["env_step,return,length", "20,20.0,20", f"50,{returns},30"],
+                status="diverged", score=None, env_steps=256)  # fmt: skip
+        runs = collect.collect([str(folder)], records, tmp_path / "d", [])
+        assert runs.loc[0, ["status", "env_steps", "episodes", "score_episodes"]].tolist() == ["diverged", 256, 2, 2]
+        assert np.isnan(runs["score"][0])
+        assert load(tmp_path / "d").read("episodes")["return"].equals(pd.Series([20.0, float(returns)]))
+
+    def test_a_run_without_a_finished_episode_is_a_run(self, records: Path, tmp_path: Path) -> None:
+        rewrite(folder := one_of(records), "episodes", ["env_step,return,length"], score=None)
+        runs = collect.collect([str(folder)], records, tmp_path / "d", [])
+        assert runs.loc[0, ["episodes", "score_episodes"]].tolist() == [0, 0]
+        assert np.isnan(runs["score"][0])
+        assert load(tmp_path / "d").read("episodes").empty
+
+    def test_columns_that_only_some_runs_have_are_kept(
+        self, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(collect, "BATCH", 2)
+        third, last = folders_of(records)[2], folders_of(records)[4]
+        for folder, old, new in ((third, "kl_k1", "earlier"), (last, "std", "later")):
+            text = (folder / "attempt-1" / "iterations.csv").read_text().splitlines()
+            rewrite(folder, "iterations", [text[0].replace(f",{old}", f",{new}"), *text[1:]])
+        runs = collect.collect([str(records)], records, tmp_path / "d", [])
+        assert list(load(tmp_path / "d").runs["run"]) == list(runs["run"])
+        iterations = load(tmp_path / "d").read("iterations")
+        assert sorted(contents(tmp_path / "d")) == sorted(FILES)
+        assert set(iterations) == {"run", *ITERATION_COLUMNS, "earlier", "later"}
+        assert len(iterations) == RUNS * ITERATIONS
+        for folder, run in zip(folders_of(records), runs["run"], strict=True):
+            ours, rows = iterations[iterations["run"] == run], lines_of(folder, "iterations")
+            for name in iterations.columns[1:]:
+                wanted = [float(line.get(name) or "nan") for line in rows]
+                np.testing.assert_array_equal(ours[name], wanted)
+            assert ours["earlier"].notna().all() == (folder == third)
+
+
+class TestStudies:
+    @pytest.mark.parametrize("folder", [False, True])
+    def test_are_exactly_their_manifest(self, trained: Path, out: Path, folder: bool) -> None:
+        name = str(trained / "studies" / "tiny") if folder else "tiny"
+        assert collect.main([name, "--records", str(trained), "--out", str(out)]) == 0
+        lines = [json.loads(line) for line in (trained / "studies/tiny/manifest.jsonl").read_text().splitlines()]
+        runs, note = load(out).runs, load(out).note
+        assert list(runs["run_id"]) == [line["run_id"] for line in lines]
+        assert list(runs["variant"]) == ["plain", "plain", "mine/clip", "mine/clip"]
+        assert list(runs["seed"]) == [0, 1, 0, 1]
+        assert note["sources"] == [name] and note["left_out"] == {}
+        assert note["study"] == {
+            "name": "tiny", "variants": list(VARIANTS), "overrides": OVERRIDES, "tables": ["scores"], "figures": [],
+        }  # fmt: skip
+
+    def test_name_what_is_missing(
+        self, records: Path, out: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.rmtree(one_of(records, "clip_0.2.s1"))
+        said = refused("tiny", "--records", records)
+        assert said == "error: 1 missing: CartPole-v1 mine/clip seed 1. To go on without them: --leave-out missing"
+        assert collect.main(["tiny", "--records", str(records), "--out", str(out), "--leave-out", "missing"]) == 0
+        assert "left out, 1 missing: CartPole-v1 mine/clip seed 1\n" in capsys.readouterr().out
+        assert load(out).note["left_out"] == {"missing": ["CartPole-v1 mine/clip seed 1"]}
+        assert list(load(out).runs["variant"]) == ["plain", "plain", "mine/clip"]
+
+    def test_are_of_the_code_that_was_launched_last(self, records: Path, refused: Callable[..., str]) -> None:
+        freeze_launch(records / "studies" / "tiny", [], {"overrides": []})
+        edit(records / "studies" / "tiny" / "launches" / "2" / "launch.json", code_id="0123456789ab")
+        assert "4 missing: CartPole-v1 plain seed 0;" in refused("tiny", "--records", records)
+
+    def test_that_nobody_knows_are_refused_with_those_there_are(
+        self, trained: Path, refused: Callable[..., str]
+    ) -> None:
+        said = refused("tinny", "--records", trained)
+        assert said == f"error: tinny is neither a folder nor a study in {trained}/studies (tiny)"
+
+    @pytest.mark.parametrize("name", ["manifest.jsonl", "launches/1/launch.json", "study.json"])
+    def test_that_are_torn_are_refused(self, records: Path, refused: Callable[..., str], name: str) -> None:
+        path = records / "studies" / "tiny" / name
+        path.write_bytes(path.read_bytes()[:-20])
+        assert "studies/tiny is not a whole study" in refused("tiny", "--records", records)
+
+
+def alter(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def unfinish(folder: Path, rows: int = ITERATIONS) -> None:
+    """As it stood after so many iterations, in the middle of writing the next."""
+    (folder / "done.json").unlink()
+    for name in ("episodes", "iterations", "timing"):
+        path = folder / "attempt-1" / f"{name}.csv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[: rows + 1]) + "17,")
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "a byte of episodes.csv": ("broken", lambda run: alter(run / "attempt-1/episodes.csv"), "it was altered"),
+    "a byte of iterations.csv": ("broken", lambda run: alter(run / "attempt-1/iterations.csv"), "it was altered"),
+    "timing.csv gone": ("broken", lambda run: (run / "attempt-1/timing.csv").unlink(), "timing.csv"),
+    "a torn timing.csv": ("broken", lambda run: (run / "attempt-1/timing.csv").write_text(""), "Empty CSV file"),
+    "a torn config.json": ("broken", lambda run: halve(run / "config.json"), "JSONDecodeError"),
+    "config.json gone": ("broken", lambda run: (run / "config.json").unlink(), "config.json"),
+    "config.json of another kind": ("broken", lambda run: (run / "config.json").write_text("[]"), "TypeError"),
+    "a setting gone": ("broken", lambda run: edit(run / "config.json", config={}), "KeyError: 'algo'"),
+    "a word for a number": ("broken", lambda run: edit(run / "config.json", config__seed="x"), "'x'"),
+    "a torn done.json": ("broken", lambda run: halve(run / "done.json"), "JSONDecodeError"),
+    "an empty done.json": ("broken", lambda run: (run / "done.json").write_text("{}"), "KeyError: 'attempt'"),
+    "provenance.json gone": ("broken", lambda run: (run / "provenance.json").unlink(), "provenance.json"),
+    "the attempt gone": ("broken", lambda run: shutil.rmtree(run / "attempt-1"), "attempt-1"),
+    "another attempt": ("broken", lambda run: edit(run / "done.json", attempt=2), "attempt-2"),
+    "a foreign attempt": ("broken", lambda run: (unfinish(run), shutil.move(run / "attempt-1", run / "attempt-one")),
+                          "attempt-one"),
+    "never begun": ("missing", lambda run: (unfinish(run), shutil.rmtree(run / "attempt-1")), "was never begun"),
+    "claimed, not begun": ("missing", lambda run: (unfinish(run), (run / "attempt-1/timing.csv").unlink()),
+                           "was never begun"),
+    "in training": ("partial", lambda run: unfinish(run, rows=5), f"at env step {5 * 256}"),
+    "in its first iteration": ("partial", lambda run: unfinish(run, rows=0), "at env step 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_refused_by_name_or_left_out_by_name(
+    records: Path, out: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    kind, do, why = DAMAGES[damage]
+    do(folder := one_of(records))
+    said = refused(records)
+    assert said.startswith(f"error: 1 {kind}: {folder}")
+    assert why.replace("attempt-one", "") in said
+    assert said.endswith(f". To go on without them: --leave-out {kind}")
+    others = [other for other in collect.TROUBLES if other != kind]
+    assert refused(records, "--leave-out", *others).endswith(f"--leave-out {' '.join([*others, kind])}")
+
+    assert collect.main([str(records), "--out", str(out), "--leave-out", kind]) == 0
+    whole = [str(other) for other in folders_of(records) if other != folder]
+    assert list(load(out).runs["source"]) == whole
+    assert len(load(out).read("iterations")) == ITERATIONS * (RUNS - 1)
+    (named,) = load(out).note["left_out"][kind]
+    assert str(folder) in named
+    assert f"left out, 1 {kind}: {named}\n" in capsys.readouterr().out
+
+
+def test_all_troubles_are_told_at_once_and_many_are_counted(
+    records: Path, out: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "SHOWN", 2)
+    folders = folders_of(records)
+    for folder in folders[:3]:
+        alter(folder / "attempt-1" / "episodes.csv")
+    unfinish(folders[3])
+    said = refused(records)
+    assert re.fullmatch(
+        f"error: 3 broken: {folders[0]}[^;]*; {folders[1]}[^;]* and 1 more [|] 1 partial: {folders[3]} at env step 5120"
+        ". To go on without them: --leave-out broken partial",
+        said,
+    )
+    arguments = [str(records), "--out", str(out), "--leave-out", "broken", "--leave-out", "partial"]
+    assert collect.main(arguments) == 0
+    assert list(load(out).runs["source"]) == [str(folders[4])]
+
+
+def test_nothing_finished_is_no_dataset(records: Path, refused: Callable[..., str]) -> None:
+    for folder in folders_of(records):
+        unfinish(folder)
+    assert "no finished run in" in refused(records, "--leave-out", "partial")
+    shutil.rmtree(records / "runs")
+    assert "no finished run in" in refused(records)
+
+
+class TestTwice:
+    @pytest.mark.parametrize("again", ["the same words", "a folder inside", "a copy", "another way to it", "its study"])
+    def test_a_run_counts_once(
+        self, records: Path, tmp_path: Path, out: Path, refused: Callable[..., str], again: str
+    ) -> None:
+        folder = one_of(records)
+        if again == "a copy":
+            shutil.copytree(folder, tmp_path / "copy")
+        (tmp_path / "link").symlink_to(folder)
+        second = {"the same words": folder, "a folder inside": folder.parent, "a copy": tmp_path / "copy",
+                  "another way to it": tmp_path / "link", "its study": "tiny"}[again]  # fmt: skip
+        said = refused(folder, second, "--records", records)
+        assert said.startswith("error: 1 twice: ") and f" is {folder} again" in said
+        arguments = [str(folder), str(second), "--records", str(records), "--out", str(out), "--leave-out", "twice"]
+        assert collect.main(arguments) == 0
+        assert list(load(out).runs["source"]).count(str(folder)) == 1
+        assert load(out).runs["run"].is_unique
+        assert len(load(out).note["left_out"]["twice"]) == 1
+
+    def test_the_whole_one_counts_wherever_it_stands(self, records: Path, tmp_path: Path, out: Path) -> None:
+        shutil.copytree(whole := one_of(records), half := tmp_path / "half")
+        unfinish(half)
+        assert collect.main([str(half), str(whole), "--out", str(out), "--leave-out", "partial"]) == 0
+        assert list(load(out).runs["source"]) == [str(whole)]
+
+
+MIXED = {
+    "versions of the task": ({"config__env__id": "CartPole-v0"}, "CartPole-v0, CartPole-v1"),
+    "profiles": ({"names__profile": "modern"}, "modern, test"),
+    "code ids": ({"code_id": "0123456789ab"}, "0123456789ab"),
+    "budgets": ({"config__env_steps": 4096}, "4096, 5120"),
+    "kinds of numerics": ({"config__numerics": "fast"}, "exact, fast"),
+    "backends": ({"config__backend": "gymnasium"}, "envpool, gymnasium"),
+    "settings": (
+        {"config__profile__gamma": 0.5, "config__algo__gae_lambda": 1.0},
+        "algo.gae_lambda=0.95, algo.gae_lambda=1.0, profile.gamma=0.5, profile.gamma=0.99",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MIXED)
+def test_two_kinds_under_one_name_are_refused(records: Path, refused: Callable[..., str], what: str) -> None:
+    changes, values = MIXED[what]
+    edit(one_of(records) / "config.json", **changes)
+    said = refused(records)
+    assert said.startswith(f"error: clip_0.2 on CartPole has runs of several {what}: ")
+    assert values in said
+    assert code_id() in said or what != "code ids"
+    edit(one_of(records) / "config.json", names__variant="another name")
+    collect.collect([str(records)], records, records.parent / "apart", [])
+
+
+def test_one_seed_twice_under_one_name_is_refused(records: Path, refused: Callable[..., str]) -> None:
+    edit(one_of(records) / "config.json", config__seed=1)
+    assert "clip_0.2 on CartPole-v1 has seed 1 more than once" in refused(records)
+
+
+class TestOut:
+    @pytest.mark.parametrize("held", ["a note", "a note beside a dataset", "a file", "the records"])
+    def test_that_holds_something_else_is_left_alone(
+        self, records: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], held: str
+    ) -> None:
+        (tmp_path / "mine").mkdir()
+        place = {"a note": tmp_path / "mine", "a note beside a dataset": out, "a file": tmp_path / "mine/note",
+                 "the records": records}[held]  # fmt: skip
+        (out if "dataset" in held else tmp_path / "mine").joinpath("note").write_text("dear diary")
+        before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+        assert collect.main([str(records), "--out", str(place)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: --out {place} is there and is no dataset")
+        assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+    def test_may_be_empty_or_new_and_is_the_same_each_time(self, trained: Path, tmp_path: Path, out: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        for place in (tmp_path / "empty", tmp_path / "a" / "new" / "one", out):
+            assert collect.main([str(trained), "--out", str(place)]) == 0
+            assert contents(place) == contents(out)
+            assert sorted(contents(place)) == sorted(FILES)
+            assert [path.name for path in place.parent.iterdir() if path.name.startswith(".")] == []
+
+    def test_that_cannot_be_written_is_one_sentence(
+        self, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").touch()
+        assert collect.main([str(trained), "--out", str(tmp_path / "file" / "d")]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("line", "call", "there", "stays"),
+        [
+            ("collect.joined", 1, True, True),
+            ("collect.pq.write_table", 1, True, True),
+            ("Path.write_text", 1, True, True),
+            ("Path.replace", 1, True, True),
+            ("Path.replace", 2, True, False),
+            ("Path.replace", 1, False, False),
+        ],
+    )
+    def test_is_whole_or_absent_after_a_kill(
+        self, trained: Path, tmp_path: Path, line: str, call: int, there: bool, stays: bool
+    ) -> None:
+        out = tmp_path / "d"
+        if there:
+            collect.collect(["tiny"], trained, out, [])
+        before = contents(out) if there else None
+        script = f"""
+import os, sys
+from pathlib import Path
+from analysis import collect
+original, calls = {line}, []
+def dies(*arguments, **options):
+    calls.append(0)
+    if len(calls) == {call}:
+        os._exit(9)
+    return original(*arguments, **options)
+{line} = dies
+collect.main(sys.argv[1:])
+"""
+        words = [sys.executable, "-c", script, str(trained), "--out", str(out)]
+        assert subprocess.run(words).returncode == 9
+        assert contents(out) == before if stays else not out.exists()
+        assert collect.main([str(trained), "--out", str(out)]) == 0
+        assert len(load(out).runs) == RUNS
+
+
+class TestLoad:
+    @pytest.mark.parametrize("name", FILES)
+    def test_names_what_is_missing(self, out: Path, name: str) -> None:
+        (out / name).unlink()
+        with pytest.raises(RecordError, match=f"is no dataset .no {name}"):
+            load(out)
+
+    @pytest.mark.parametrize("name", ["runs.parquet", "dataset.json"])
+    def test_refuses_what_is_torn(self, out: Path, name: str) -> None:
+        halve(out / name)
+        with pytest.raises(RecordError, match="cannot be read"):
+            load(out)
+
+    def test_refuses_another_schema(self, out: Path) -> None:
+        edit(out / "dataset.json", schema=0)
+        with pytest.raises(RecordError, match="has schema 0"):
+            load(out)
