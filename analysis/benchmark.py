@@ -141,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--runs takes numbers from 1")
     rng = np.random.default_rng(0)
     rows = [figures(count, rng) for count in options.runs]
-    table = pd.DataFrame(rows).T.to_string(header=False, float_format="{:,.4g}".format)
-    print(json.dumps(rows) if options.json else table)
+    shown = pd.DataFrame(rows).map(lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+    print(json.dumps(rows) if options.json else shown.T.to_string(header=False))
     return 0
 
 

@@ -7,6 +7,7 @@ other timings (`seconds`) than its record, where iterations were trained twice.
 
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -226,6 +227,7 @@ def collected(run_id: str, held: Held, source: str) -> Collected:
             "env_steps": int(rows[-1]["env_steps"]) if rows else 0,
             **(score_in(rows) if episodes is None else score_of(episodes)),
             "seconds": seconds_of(columns(rows, ("environment", "inference", "update", "pack_size"), "timing/")),
+            "peak_mb": held.summary.get("peak_mb", math.nan),
             **{name: config[name] for name in ("backend", "numerics", "device")},
             "commit": (seen["commit"] or "unknown")[:12] + ("+" if seen["dirty"] else ""),
             **{name: seen[name] for name in ("host", "cpu", "gpu")},

@@ -42,6 +42,7 @@ RUN_COLUMNS = {
     "score": "mean return of the last 100 finished episodes (fewer if there are fewer); NaN if none or infinite",
     "score_episodes": "how many episodes the score is the mean of",
     "seconds": "wall seconds of its pack's iterations, divided by the pack's size",
+    "peak_mb": "largest resident memory of its pack's process, MB; NaN if it is not known",
     "backend": "envpool | gymnasium",
     "numerics": "exact | fast",
     "device": "cpu | cuda",
@@ -56,7 +57,7 @@ RUN_COLUMNS = {
 
 NUMBERS = {
     **dict.fromkeys(("seed", "budget", "env_steps", "episodes", "score_episodes"), pa.int64()),
-    **dict.fromkeys(("score", "seconds"), pa.float64()),
+    **dict.fromkeys(("score", "seconds", "peak_mb"), pa.float64()),
 }
 RUNS = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in RUN_COLUMNS])
 """Types of `runs`: what is no number is text."""

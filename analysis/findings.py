@@ -118,7 +118,8 @@ def raw_scores(results: Results) -> Table:
         f"Mean return of a run's last {EPISODES} episodes: mean ± sample standard deviation over runs (undiscounted "
         f"reward; {counted_runs(results)}). † some runs finished fewer episodes or diverged, and count what they had; "
         "in brackets the mean with a diverged run as its task's worst, which is what is normalised."
-        + " Last rows: the returns that become 0 and 1." * bool(results.references)
+        + " Last rows: the returns that become 0 and 1."
+        * bool(results.references)
     )
     return Table("raw", "Raw scores by task", caption, frame(shown), frame(rows))
 
@@ -232,7 +233,8 @@ def others_scores(results: Results) -> pd.DataFrame:
     rows = published.mujoco()
     alike = (results.runs["budget"][results.runs["variant"].isin(results.trained)] == 1_000_000).all()
     tasks = (rows["env"] + "-" + rows["env_version"]).isin(results.environments)
-    return rows[alike & tasks & (rows["algo"] == "PPO") & (rows["steps"] == 1_000_000)].sort_values(["env", "mean"])
+    alike &= rows["algo"].str.startswith("PPO") & (rows["steps"] == 1_000_000)
+    return rows[alike & tasks].sort_values(["env", "mean"])
 
 
 def differences(results: Results) -> Table:

@@ -122,6 +122,7 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "env_steps": done["env_steps"] if done else last_of(iterations["env_steps"]),
             **score_of(episodes),
             "seconds": seconds_of(timing),
+            "peak_mb": (done or {}).get("peak_mb", math.nan),
             **{name: config[name] for name in ("backend", "numerics", "device")},
             **provenance_of(folder),
             "config": json.dumps(config, sort_keys=True),

@@ -16,6 +16,7 @@ budget of as many env steps as they show.
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -199,6 +200,7 @@ def collected(
         "env_steps": last,
         **score,
         "seconds": log.seconds,
+        "peak_mb": math.nan,
         **dict.fromkeys(("backend", "numerics", "device", "commit", "host"), "unknown"),
         **dict.fromkeys(("cpu", "gpu"), ""),
         "config": json.dumps(config, sort_keys=True),

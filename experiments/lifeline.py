@@ -15,7 +15,7 @@ FLAG = "--lifeline"
 def start(arguments: Sequence[str], folder: Path, **options: Any) -> subprocess.Popen[bytes]:
     """Start `python -m …` in `folder`, out of reach of the terminal's signals; it gets TERM when this process is gone.
 
-    A process group does that; a session would too, but Linux shares cores evenly between sessions, whatever `nice` says.
+    A process group does that. So would a session, but Linux shares cores evenly between sessions, whatever `nice` says.
     """
     return subprocess.Popen(
         [sys.executable, "-m", *arguments, FLAG], cwd=folder, stdin=subprocess.PIPE, process_group=0, **options

@@ -17,6 +17,7 @@ import hashlib
 import io
 import math
 import os
+import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -168,6 +169,7 @@ class Attempt:
             "attempt": self.number,
             "env_steps": env_steps,
             "score": score(content["episodes.csv"]),
+            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),  # of the pack's process
             "episodes_sha256": hashlib.sha256(content["episodes.csv"]).hexdigest(),
             "iterations_sha256": hashlib.sha256(content["iterations.csv"]).hexdigest(),
         }

@@ -113,6 +113,6 @@ def row_of(number: int, variant: str, config: RunConfig, episodes: pa.Table, end
         "env": config.env.id, "profile": variant.rpartition("/")[0] or "ppo1_2017_08", "seed": config.seed,
         "status": "diverged" if end else "complete",
         "measure": "training episodes", "budget": config.env_steps, "env_steps": int(config.env_steps * (end or 1)),
-        **score_of(episodes), "seconds": 60.0, "backend": config.backend, "numerics": config.numerics,
+        **score_of(episodes), "seconds": 60.0, "peak_mb": 600.0, "backend": config.backend, "numerics": config.numerics,
         "device": config.device, "config": json.dumps(asdict(config), sort_keys=True),
     }  # fmt: skip

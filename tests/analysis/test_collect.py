@@ -146,7 +146,7 @@ class TestTables:
                 "variant": "unconstrained" if epsilon is None else f"clip_{epsilon}", "env": "CartPole-v1",
                 "profile": "test", "seed": done["seed"], "status": "complete", "measure": "training episodes",
                 "budget": 5120, "env_steps": 5120, "episodes": len(rows), "score": done["score"],
-                "score_episodes": min(len(rows), 100),
+                "score_episodes": min(len(rows), 100), "peak_mb": done["peak_mb"],
                 "backend": config["backend"], "numerics": "exact", "device": "cpu",
                 "commit": (seen["commit"] or "unknown")[:12] + "+" * seen["dirty"],
                 "host": seen["host"], "cpu": seen["cpu"], "source": str(folder),
@@ -171,7 +171,7 @@ class TestTables:
                  for table in ("runs", "episodes", "iterations")}  # fmt: skip
         numbers = {name: kind for name, kind in types["runs"].items() if kind != "string"}
         whole = ("seed", "budget", "env_steps", "episodes", "score_episodes")
-        assert numbers == dict.fromkeys(whole, "int64") | {"score": "double", "seconds": "double"}
+        assert numbers == dict.fromkeys(whole, "int64") | dict.fromkeys(("score", "seconds", "peak_mb"), "double")
         key = "dictionary<values=string, indices=int32, ordered=0>"
         assert types["episodes"] == {"run": key, "env_step": "int64", "return": "double", "length": "int32"}
         counts = {"run": key, "iteration": "int64", "env_steps": "int64"}
