@@ -106,10 +106,12 @@ def missing(note: Mapping[str, Any]) -> list[str]:
 def provenance(results: Results) -> Table:
     """What trained the runs, and what it cost."""
     rows = []
-    for (code, commit, cpu, gpu), group in results.runs.fillna("").groupby(["code_id", "commit", "cpu", "gpu"]):
+    keys = ["code_id", "commit", "cpu", "gpu"]
+    told = results.runs.assign(**{key: results.runs[key].fillna("") for key in keys})
+    for (code, commit, cpu, gpu), group in told.groupby(keys):
         rows.append({"code id": code, "commit": commit, "machine": " ".join(filter(None, (cpu, gpu))),
                      "runs": len(group), "env steps": int(group["env_steps"].sum()),
-                     "core-hours": float(group["seconds"].replace("", np.nan).astype(float).sum() / 3600)})  # fmt: skip
+                     "core-hours": float(group["seconds"].sum() / 3600)})  # fmt: skip
     values = frame(rows)
     shown = values.assign(
         **{"core-hours": values["core-hours"].map(number)},
