@@ -1,0 +1,249 @@
+"""The exact trace: every bit of a few iterations of everything, in seconds, so that a refactor can show it moved none.
+
+python -m experiments.trace --against REV    # REV and the present code, each in a checkout of its own
+python -m experiments.trace --out FILE       # write the trace of this code
+python -m experiments.trace --with FILE      # compare this code with a stored trace of this machine
+
+Exit code 0: the same; 1: different, with the first quantity and iteration that differ; 2: a mistake.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ppo
+from experiments.compose import CONF
+from experiments.files import write_durably
+from experiments.identity import NUMERIC_PACKAGES, package_version, variant
+from experiments.profiles import Sheet, read
+from experiments.provenance import cpu_model
+from experiments.runner import Interrupted, Interrupts
+from experiments.trace_sides import Lines, compare, runs_of, two_sides
+from ppo.config import Algo, Env, RunConfig, UserError, pack_key
+from ppo.environments import Environments
+from ppo.pack import Pack
+from ppo.train import Iteration, train
+
+ITERATIONS = 3
+SMALL: dict[str, Any] = {"horizon": 64, "minibatch_size": 16, "epochs": 2, "stepsize": 1e-2}
+"""A stepsize at which 8 minibatches make ratios leave 1 ± ε and β move both ways; the rest is each profile's own."""
+
+ALGOS = (
+    Algo("unconstrained"),
+    Algo("clip", epsilon=0.2),
+    Algo("kl_fixed", beta=1.0),
+    Algo("kl_adaptive", beta=1.0, kl_target=0.01),
+    Algo("kl_adaptive", beta=1.0, kl_target=1.0),
+    Algo("random"),
+    Algo("initial"),
+    Algo("clip", epsilon=0.2, advantage="n_step", n_step=5),
+    Algo("clip", epsilon=0.2, advantage="rewards_to_go"),
+)
+TASKS = {"InvertedPendulum-v4": "envpool", "CartPole-v1": "gymnasium", "Reacher-v4": "envpool"}
+"""Episodes that end early, discrete actions, several action dimensions with a time limit; and both backends."""
+
+UNSHIPPED: dict[str, Any] = {"shared_trunk": True, "activation": "elu", "entropy_coef": 0.01}
+"""Switches that no profile sets: traced under the first profile."""
+
+
+def grid(sheets: Sequence[Sheet]) -> dict[str, RunConfig]:
+    """What is traced, by name: every profile × algorithm × task, of one seed."""
+    runs = {}
+    for sheet, algo, (task, backend) in product(sheets, ALGOS, TASKS.items()):
+        estimator = "" if algo.advantage == "gae" else f" {algo.advantage}"
+        profile = replace(sheet.profile, **SMALL)
+        run = RunConfig(algo, profile, Env(task), backend, seed=0, env_steps=ITERATIONS * profile.horizon)
+        runs[f"{sheet.name} {variant(algo)}{estimator} {task} seed 0"] = run
+    return runs
+
+
+def profiles() -> list[Sheet]:
+    """All of conf/profile, and the first of them with what none of them sets."""
+    sheets = [read(path) for path in sorted((CONF / "profile").glob("*.yaml"))]
+    return [*sheets, replace(sheets[0], name="unshipped", profile=replace(sheets[0].profile, **UNSHIPPED))]
+
+
+def collect(runs: Mapping[str, RunConfig]) -> Lines:
+    """Train `runs` (by name) in as few packs as possible and keep every bit of what happens."""
+    torch.set_num_threads(1)  # as train_runs does; the number of threads may change bytes
+    packs: dict[Any, dict[RunConfig, str]] = {}
+    for name, run in runs.items():
+        packs.setdefault(pack_key(run), {})[run] = name
+    lines: Lines = {}
+    for names in packs.values():
+        pack = Pack(list(names))
+        listener = Listener(pack.environments)
+        for row, run in enumerate(pack.runs):
+            lines[names[run], 0] = {"parameters": digest(pack.state_dict(row)["parameters"])}
+        for iteration in train(pack):
+            observations, actions, rewards, ends = listener.take()
+            for row, run in enumerate(pack.runs):
+                lines[names[run], iteration.number] = {
+                    "start": digest(observations[row, 0]),
+                    "first_action": digest(actions[row, 0]),
+                    "observations": digest(observations[row]),
+                    "actions": digest(actions[row]),
+                    "rewards": digest(rewards[row]),
+                    "ends": digest(ends[row]),
+                    **outcome(pack, iteration, row),
+                }
+    return lines
+
+
+class Listener:
+    """Stands between a pack and its backend and keeps what passes: raw observations, actions as they arrive there."""
+
+    def __init__(self, environments: Environments):
+        self.environments, self.backend, self.spaces = environments, environments.backend, environments.spaces
+        self.steps: list[tuple[np.ndarray, ...]] = []
+        environments.backend = self
+
+    def reset(self, ids: np.ndarray) -> np.ndarray:
+        return self.backend.reset(ids)
+
+    def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        seen = self.environments.observations.copy()
+        answer = self.backend.step(actions, ids)
+        _, rewards, terminated, truncated = answer
+        self.steps.append((seen, actions, rewards, np.stack([terminated, truncated], axis=-1)))
+        return answer
+
+    def take(self) -> list[np.ndarray]:
+        """Observations (R, T, D), actions (R, T, A) or (R, T), rewards (R, T), ends (R, T, 2) since the last call."""
+        taken = [np.stack(steps, axis=1) for steps in zip(*self.steps, strict=True)]
+        self.steps.clear()
+        return taken
+
+
+def outcome(pack: Pack, iteration: Iteration, row: int) -> dict[str, str]:
+    """An iteration's episodes and metrics exactly, and all that the run remembers after it: numbers or digests."""
+    state = pack.state_dict(row)
+    episodes = iteration.episodes[row]
+    return {
+        "episode_ends": " ".join(str(episode.env_step) for episode in episodes),
+        "episode_lengths": " ".join(str(episode.length) for episode in episodes),
+        "episode_returns": " ".join(repr(episode.episode_return) for episode in episodes),
+        **{name: repr(float(values[row])) for name, values in iteration.metrics.items()},
+        "next_beta": repr(state.pop("beta")),
+        **{name: repr(v) if isinstance(v, bool | int | float) else digest(v) for name, v in state.items()},
+    }
+
+
+def digest(value: Any) -> str:
+    """12 hexadecimal digits over the bytes of a number, text, array or tensor, or of a mapping of them."""
+    return "sha256:" + hashlib.sha256(b"".join(parts(value))).hexdigest()[:12]
+
+
+def parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Mapping):
+        for name in sorted(value):
+            yield name.encode()
+            yield from parts(value[name])
+    else:
+        yield np.asarray(value).tobytes()
+
+
+def machine() -> dict[str, str]:
+    """What the bytes depend on besides this project's code."""
+    return {
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "platform": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip(),
+        **{package: str(package_version(package)) for package in NUMERIC_PACKAGES},
+    }
+
+
+def text_of(lines: Lines, key: Mapping[str, str]) -> str:
+    """A head with `key` and a digest of everything, then a line of JSON per run and iteration, sorted."""
+    body = "".join(
+        json.dumps({"run": run, "iteration": number, "quantities": dict(sorted(quantities.items()))}) + "\n"
+        for (run, number), quantities in sorted(lines.items())
+    )
+    return json.dumps({"key": dict(key), "sha256": seal(key, body)}) + "\n" + body
+
+
+def seal(key: Any, body: str) -> str:
+    return hashlib.sha256((json.dumps(key, sort_keys=True) + body).encode()).hexdigest()
+
+
+def parse(path: Path) -> tuple[Lines, dict[str, str]]:
+    """A stored trace and its key; UserError unless it is whole."""
+    try:
+        first, _, body = path.read_text().partition("\n")
+        head = json.loads(first)
+        if head["sha256"] == seal(head["key"], body):
+            rows = map(json.loads, body.splitlines())
+            return {(row["run"], row["iteration"]): row["quantities"] for row in rows}, head["key"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{path} is no whole trace: it was cut short or changed, or is something else; write it with --out")
+
+
+def against_file(path: Path) -> int:
+    stored, key = parse(path)
+    here = machine()
+    if differing := [name for name in sorted({*key, *here}) if key.get(name) != here.get(name)]:
+        raise UserError(
+            f"{path} was written elsewhere ("
+            + "; ".join(f"{name} {key.get(name)} there, {here.get(name)} here" for name in differing)
+            + "), and bytes are promised on one machine with one set of versions only; --against REV runs both here"
+        )
+    return verdict(stored, collect(grid(profiles())), (str(path), "this code"))
+
+
+def against_revision(revision: str) -> int:
+    with two_sides(revision) as ((there, old), (here, new)):
+        return verdict(parse(old)[0], parse(new)[0], (there, here))
+
+
+def verdict(there: Lines, here: Lines, names: tuple[str, str]) -> int:
+    """Say how the two compare; returns the exit code."""
+    print(f"{names[0]} and {names[1]}, {len(runs_of(here))} runs of {ITERATIONS} iterations each:")
+    found = compare(there, here, names)
+    print("\n".join(found) or "the same, byte for byte")
+    return 1 if found else 0
+
+
+def check_imports() -> None:
+    """An editable install points at one checkout; here each must trace its own code."""
+    own, package = Path(__file__).parent, Path(str(ppo.__file__)).parent
+    present = Path.cwd() / "experiments" / "trace.py"
+    if package.parent != own.parent or (present.exists() and not present.samefile(__file__)):
+        raise UserError(f"{Path.cwd()} should be traced, but Python imports {own} and {package}; check PYTHONPATH")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.trace", description="Has a refactor moved a bit?")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--against", metavar="REV", help="compare with a commit, branch or tag of this repository")
+    what.add_argument("--with", metavar="FILE", type=Path, dest="stored", help="compare with a stored trace")
+    what.add_argument("--out", metavar="FILE", type=Path, help="write the trace of this code")
+    options = parser.parse_args(arguments)
+    try:
+        with Interrupts():
+            check_imports()
+            if options.against is not None:
+                return against_revision(options.against)
+            if options.stored is not None:
+                return against_file(options.stored)
+            write_durably(options.out, text_of(collect(grid(profiles())), machine()).encode())
+            return 0
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""The exact trace: it covers what there is, names the first bit that moved, and leaves nothing behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ppo.normalisation
+import ppo.objectives
+import ppo.pack
+import ppo.rollout
+import ppo.update
+from experiments import trace, trace_sides
+from experiments.compose import CONF
+from experiments.profiles import read
+from experiments.trace_sides import Lines, compare
+from ppo.config import ADVANTAGES, OBJECTIVES
+from ppo.pack import Pack
+from tests.conftest import ROOT
+
+PROFILE = "ppo1_2017_08"
+RUNS = trace.grid([read(CONF / "profile" / f"{PROFILE}.yaml")])
+LEARNERS = {name: run for name, run in RUNS.items() if run.algo.learns}
+IN_REPOSITORY = 2 * len(RUNS)  # the profile, and what no profile sets
+NAMES = ("there", "here")
+
+
+@pytest.fixture(scope="module")
+def traced() -> Lines:
+    return trace.collect(RUNS)
+
+
+@pytest.fixture
+def one_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command traces one profile's CartPole."""
+    monkeypatch.setattr(trace, "grid", lambda sheets: {n: r for n, r in RUNS.items() if r.env.id == "CartPole-v1"})
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Exit code and what was printed by the command in this process; a mistake is one line on stderr."""
+    code = trace.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    if code == 2:
+        assert out == ""
+        (line,) = err.splitlines()
+        assert line.startswith("error: ")
+        return code, line
+    assert err == ""
+    return code, out
+
+
+class TestWhatIsTraced:
+    def test_every_objective_estimator_profile_and_kind_of_task(self) -> None:
+        runs = trace.grid(trace.profiles())
+        assert {run.algo.objective for run in runs.values()} == set(OBJECTIVES)
+        assert {run.algo.advantage for run in runs.values()} == set(ADVANTAGES)
+        assert {name.split()[0] for name in runs} == {path.stem for path in CONF.glob("profile/*.yaml")} | {"unshipped"}
+        assert {run.backend for run in runs.values()} == {"envpool", "gymnasium"}
+        assert len(set(runs.values())) == len(runs) == len(trace.profiles()) * len(trace.ALGOS) * len(trace.TASKS)
+
+    def test_the_same_code_twice_gives_the_same_text(self, traced: Lines) -> None:
+        again = trace.collect(dict(reversed(RUNS.items())))
+        assert trace.text_of(again, trace.machine()) == trace.text_of(traced, trace.machine())
+
+    def test_a_run_alone_has_the_lines_it_has_in_its_pack(self, traced: Lines) -> None:
+        alone = [name for name in RUNS if "kl_adaptive_0.01" in name]
+        assert len(alone) == len(trace.TASKS)
+        for name in alone:
+            lines = trace.collect({name: RUNS[name]})
+            assert lines == {line: traced[line] for line in traced if line[0] == name}
+
+    def test_every_iteration_is_there_and_everything_in_it_has_its_place(self, traced: Lines) -> None:
+        assert set(traced) == {(name, n) for name in RUNS for n in range(trace.ITERATIONS + 1)}
+        named = {quantity for quantities in traced.values() for quantity in quantities}
+        assert named == {*trace_sides.CAUSAL, "iteration"}
+
+    def test_what_is_traced_bites(self, traced: Lines) -> None:
+        """Ratios are clipped, β moves both ways, and episodes end, by themselves and at a time limit."""
+
+        def values(objective: str, quantity: str) -> list[str]:
+            return [q[quantity] for (run, n), q in traced.items() if n and RUNS[run].algo.objective == objective]
+
+        assert any(float(value) > 0 for value in values("clip", "clip_fraction"))
+        beta = [float(value) for value in values("kl_adaptive", "next_beta")]
+        assert min(beta) < 1 < max(beta)
+        lengths = [length for value in values("clip", "episode_lengths") for length in value.split()]
+        assert "50" in lengths, "Reacher's time limit"
+        assert min(map(int, lengths)) < 50
+
+
+def scaled_in_iteration_2(original: Callable[..., Any]) -> Callable[..., Any]:
+    def changed(pack: Pack, rollout: Any) -> Any:
+        advantage, *rest = original(pack, rollout)
+        return (advantage * (1 + 1e-7 * (pack.iteration == 1)), *rest)
+
+    return changed
+
+
+def squared_epsilon_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda pack, name: original(pack, name) * (pack.remaining if name == "epsilon" else 1)
+
+
+def stronger_penalty(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda ratio, advantage, kl, beta: original(ratio, advantage, kl, beta * (1 + 1e-4))
+
+
+def bolder_beta(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda beta, kl, kl_target: original(beta, kl, kl_target) * (1 + 1e-15)
+
+
+def louder_noise(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda pack: original(pack) * (1 + 1e-6)
+
+
+def other_weights(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: original(*arguments) * np.float32(1 + 1e-6)
+
+
+def one_observation_more(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, mean, variance, count: original(self, mean, variance, count + 1)
+
+
+class TestPlantedChanges:
+    @pytest.mark.parametrize(
+        ("owner", "name", "change", "first", "differ"),
+        [
+            (ppo.update, "estimate_advantages", scaled_in_iteration_2, "iteration 2: policy_loss", 21),
+            (ppo.update, "annealed", squared_epsilon_schedule, "iteration 2: epsilon 0.1333 became 0.08889", 9),
+            (ppo.objectives, "kl_penalty", stronger_penalty, "iteration 1: policy_loss", 9),
+            (ppo.objectives, "adapt_beta", bolder_beta, "iteration 1: next_beta", 6),
+            (ppo.rollout, "action_draws", louder_noise, "iteration 1: first_action", 14),
+            (ppo.pack, "initialise", other_weights, "iteration 0: parameters", 21),
+            (ppo.normalisation.RunningMoments, "merge", one_observation_more, "iteration 1: filter", 21),
+        ],
+    )
+    def test_the_first_thing_that_moved_is_named(
+        self, owner: Any, name: str, change: Any, first: str, differ: int, traced: Lines, monkeypatch: Any
+    ) -> None:
+        before = {line: quantities for line, quantities in traced.items() if line[0] in LEARNERS}
+        monkeypatch.setattr(owner, name, change(getattr(owner, name)))
+        (sentence,) = compare(before, trace.collect(LEARNERS), NAMES)
+        assert sentence.startswith(PROFILE)
+        assert f" seed 0, {first}" in sentence
+        assert f"; {differ} of {len(LEARNERS)} runs differ" in sentence
+
+
+class TestCompare:
+    def test_earliest_iteration_then_cause_then_name(self) -> None:
+        one: Lines = {("a", 1): {"kl": "1.0", "rewards": "sha256:1"}, ("b", 1): {"kl": "1.0"}, ("b", 2): {"ends": "x"}}
+        other: Lines = {
+            ("a", 1): {"kl": "2.0", "rewards": "sha256:1"},
+            ("b", 1): {"kl": "3.0"},
+            ("b", 2): {"ends": "y"},
+        }
+        assert compare(one, one, NAMES) == []
+        assert compare(one, other, NAMES) == [
+            "a, iteration 1: kl 1 became 2; 2 of 2 runs differ, this one first",
+        ]
+        other["b", 1]["value_loss"] = one["b", 1]["value_loss"] = "0"
+        other["a", 1]["rewards"] = "sha256:2"
+        assert compare(one, other, NAMES)[0].startswith("a, iteration 1: rewards sha256:1 became sha256:2; 2 of 2")
+
+    def test_what_one_side_has_alone_is_named(self) -> None:
+        one: Lines = {("a", 1): {"kl": "1", "old": "1"}, ("a", 2): {"kl": "1"}, ("b", 1): {"kl": "1"}}
+        other: Lines = {("a", 1): {"kl": "1", "new": "1"}, ("c", 1): {"kl": "1"}}
+        assert compare(one, other, NAMES) == [
+            "only in there: b",
+            "only in there: a, iteration 2",
+            "only in there: the quantity old",
+            "only in here: c",
+            "only in here: the quantity new",
+        ]
+
+    @pytest.mark.parametrize(
+        ("old", "new", "shown"),
+        [
+            ("0.41871234", "0.41901234", ("0.4187", "0.419")),
+            ("0.4187", "0.41870000000000007", ("0.4187", "0.4187000000000001")),
+            ("nan", "1.0", ("nan", "1")),
+            ("0.0", "-0.0", ("0", "-0")),
+            ("", "12 9", ("nothing", "12 9")),
+            ("True", "False", ("True", "False")),
+        ],
+    )
+    def test_values_are_as_short_as_can_be_told_apart(self, old: str, new: str, shown: tuple[str, str]) -> None:
+        assert trace_sides.shown(old, new) == shown
+
+
+@pytest.mark.usefixtures("one_profile")
+class TestStored:
+    def test_written_and_compared(self, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+        file = tmp_path / "trace"
+        assert said(capsys, "--out", file) == (0, "")
+        code, words = said(capsys, "--with", file)
+        assert code == 0
+        assert words.endswith("9 runs of 3 iterations each:\nthe same, byte for byte\n")
+        monkeypatch.setattr(ppo.update, "annealed", squared_epsilon_schedule(ppo.update.annealed))
+        code, words = said(capsys, "--with", file)
+        assert code == 1
+        assert "CartPole-v1 seed 0, iteration 2: epsilon 0.1333 became 0.08889; 3 of 9 runs differ" in words
+
+    def test_one_line_an_iteration_and_no_word_of_place_or_time(self, tmp_path: Path, capsys: Any) -> None:
+        said(capsys, "--out", tmp_path / "trace")
+        head, *lines = (tmp_path / "trace").read_text().splitlines()
+        assert set(json.loads(head)) == {"key", "sha256"}
+        rows = [json.loads(line) for line in lines]
+        assert [(row["run"], row["iteration"]) for row in rows] == sorted(
+            (row["run"], row["iteration"]) for row in rows
+        )
+        assert all(list(row["quantities"]) == sorted(row["quantities"]) for row in rows)
+        assert str(ROOT) not in (tmp_path / "trace").read_text()
+
+    def test_another_machine_is_refused(self, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+        here = trace.machine()
+        (tmp_path / "trace").write_text(trace.text_of({}, {**here, "cpu_capability": "AVX1", "numpy": "0.1"}))
+        monkeypatch.setattr(trace, "collect", lambda runs: pytest.fail("nothing should be trained"))
+        code, words = said(capsys, "--with", tmp_path / "trace")
+        assert code == 2
+        assert (
+            f"cpu_capability AVX1 there, {here['cpu_capability']} here; numpy 0.1 there, {here['numpy']} here" in words
+        )
+        assert "torch" not in words
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda text: text[:-40],
+            lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+            lambda text: text.replace('"kl": "0.', '"kl": "1.', 1),
+            lambda text: text.replace('"numpy": "', '"numpy": "9', 1),
+            lambda text: "",
+            lambda text: "[]\n",
+            lambda text: '{"key": {}}\n',
+            lambda text: "\xff\x00",
+            lambda text: "[" * 100_000,
+        ],
+        ids=["torn", "a line lost", "altered", "key altered", "empty", "a list", "no seal", "binary", "deep"],
+    )
+    def test_what_is_not_whole_is_refused(self, spoil: Any, tmp_path: Path, capsys: Any, traced: Lines) -> None:
+        text = spoil(trace.text_of(traced, trace.machine()))
+        (tmp_path / "trace").write_bytes(text.encode("latin-1"))
+        code, words = said(capsys, "--with", tmp_path / "trace")
+        assert code == 2
+        assert "no whole trace" in words
+
+    def test_a_file_that_is_not_there_or_cannot_be(self, tmp_path: Path, capsys: Any) -> None:
+        assert said(capsys, "--with", tmp_path / "none")[0] == 2
+        assert said(capsys, "--out", tmp_path / "none" / "trace")[0] == 2
+
+
+def git(folder: Path, *arguments: str) -> str:
+    person = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    done = subprocess.run(["git", *person, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code of this checkout with one profile, and nothing of git."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in ("ppo", "experiments", "conf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / "conf" / "profile").glob("*.yaml"):
+        if path.stem != PROFILE:
+            path.unlink()
+    return folder
+
+
+@pytest.fixture
+def repository(packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Two commits, the first without trace.py; this process takes it for its own. No worktree may remain."""
+    folder, temporary = tmp_path / "repository", tmp_path / "temporary"
+    shutil.copytree(packages, folder)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(trace_sides, "ROOT", folder)
+    git(folder, "init", "--quiet")
+    (folder / ".gitignore").write_text("__pycache__/\n")
+    git(folder, "add", "--all", "--", ":!experiments/trace.py")
+    git(folder, "commit", "--quiet", "--message=old")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=new")
+    yield folder
+    assert len(git(folder, "worktree", "list").splitlines()) == 1
+    assert list(temporary.glob("trace-*")) == []
+
+
+def plant(repository: Path, path: str, old: str, new: str) -> None:
+    text = (repository / path).read_text()
+    assert text.count(old) == 1
+    (repository / path).write_text(text.replace(old, new))
+
+
+class TestAgainst:
+    def test_a_planted_change_is_named(self, repository: Path) -> None:
+        """The real command, as a person gives it, about the present commit; PYTHONPATH leads elsewhere."""
+        plant(repository, "ppo/objectives.py", "advantage - beta * kl", "advantage - 1.0001 * beta * kl")
+        git(repository, "commit", "--quiet", "--all", "--message=planted")
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.trace", "--against", "HEAD~1"],
+            cwd=repository, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (1, "")
+        head, first = done.stdout.splitlines()
+        old, new = git(repository, "log", "-2", "--format=%h", "--abbrev=7").split()[::-1]
+        assert head == f"HEAD~1 ({old}) and the present commit {new}, {IN_REPOSITORY} runs of 3 iterations each:"
+        assert first.startswith(f"{PROFILE} kl_adaptive_0.01 CartPole-v1 seed 0, iteration 1: policy_loss ")
+        assert f"; 18 of {IN_REPOSITORY} runs differ" in first
+
+    def test_an_uncommitted_comment_is_the_same(self, repository: Path, capsys: Any) -> None:
+        plant(
+            repository, "ppo/objectives.py", "    return ratio * advantage\n", "    return ratio * advantage  # eq. 6\n"
+        )
+        code, words = said(capsys, "--against", "HEAD")
+        assert code == 0
+        assert f"and the working tree with uncommitted changes, {IN_REPOSITORY} runs" in words
+        assert words.endswith("the same, byte for byte\n")
+        assert "# eq. 6" in (repository / "ppo" / "objectives.py").read_text()
+
+    def test_code_that_cannot_be_traced(self, repository: Path, capsys: Any) -> None:
+        plant(repository, "conf/profile/ppo1_2017_08.yaml", "gamma: 0.99", "gamma: 99")
+        code, words = said(capsys, "--against", "HEAD")
+        assert code == 2
+        assert "the working tree with uncommitted changes cannot be traced: profile.gamma=99" in words
+
+    def test_revisions_that_are_none_or_too_old(self, repository: Path, capsys: Any) -> None:
+        for revision in ("nix", "--all", "HEAD:ppo"):
+            code, words = said(capsys, f"--against={revision}")
+            assert (code, words) == (
+                2,
+                f"error: {revision}: this repository has no such commit, branch or tag\n".strip(),
+            )
+        code, words = said(capsys, "--against", "HEAD~1")
+        assert code == 2
+        assert "is older than experiments/trace.py" in words
+
+    def test_outside_a_repository(self, packages: Path, repository: Path, capsys: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr(trace_sides, "ROOT", packages)
+        assert "is not in a git repository" in said(capsys, "--against", "HEAD")[1]
+        monkeypatch.setattr(trace_sides, "ROOT", repository / "ppo")
+        assert "is not the top of a git repository" in said(capsys, "--against", "HEAD")[1]
+
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupt_leaves_nothing(self, signum: signal.Signals, repository: Path) -> None:
+        """Ctrl-C reaches the children too, a scheduler's TERM does not; the fixture looks for what is left."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.trace", "--against", "HEAD"],
+            cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        began = time.monotonic()
+        while len(git(repository, "worktree", "list").splitlines()) == 1:
+            assert process.poll() is None and time.monotonic() < began + 60
+            time.sleep(0.02)
+        if signum == signal.SIGINT:
+            os.killpg(process.pid, signum)
+        else:
+            process.send_signal(signum)
+        assert (process.communicate(timeout=60)[0], process.returncode) == ("", 128 + signum)
+
+    def test_a_checkout_is_never_traced_with_the_code_of_another(self, repository: Path, tmp_path: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "experiments.trace", "--out", str(tmp_path / "trace")],
+            cwd=repository, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert f"{repository} should be traced, but Python imports {ROOT / 'experiments'}" in done.stderr
+        assert not (tmp_path / "trace").exists()
