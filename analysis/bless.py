@@ -27,6 +27,7 @@ from analysis.scores import UNTRAINED
 from analysis.tables import returns
 
 FEWEST = 20  # seeds of every variant on every task
+SEEDS_PER_LOOK = 24  # of a candidate
 
 
 def about(dataset: Dataset, reason: str, versions: dict[str, str]) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def about(dataset: Dataset, reason: str, versions: dict[str, str]) -> dict[str, 
         "study": dataset.note["study"]["name"],
         "overrides": dataset.note["study"]["overrides"],
         "seeds": [int(trained["seed"].min()), int(trained["seed"].max())],
+        "seeds_per_look": SEEDS_PER_LOOK,
         "commits": sorted(runs["commit"].unique()),
         "code_ids": sorted(runs["code_id"].unique()),
         "versions": versions,
