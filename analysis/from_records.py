@@ -122,7 +122,7 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "env_steps": done["env_steps"] if done else last_of(iterations["env_steps"]),
             **score_of(episodes),
             "seconds": seconds_of(timing),
-            "peak_mb": (done or {}).get("peak_mb", math.nan),
+            "peak_mb": peak_of(attempt),
             **{name: config[name] for name in ("backend", "numerics", "device")},
             **provenance_of(folder),
             "config": json.dumps(config, sort_keys=True),
@@ -170,6 +170,12 @@ def seconds_of(timing: pa.Table) -> float:
     """Wall seconds that this run took: its share of its pack's."""
     spent = sum(timing[part].to_numpy() for part in ("environment", "inference", "update"))
     return float(np.sum(spent / timing["pack_size"].to_numpy()))
+
+
+def peak_of(attempt: Path) -> float:
+    """MB; NaN of a run that is not finished, or of a suite that did not write it yet."""
+    path = attempt / "resources.json"
+    return float(json.loads(path.read_text())["peak_mb"]) if path.exists() else math.nan
 
 
 def provenance_of(folder: Path) -> dict[str, Any]:

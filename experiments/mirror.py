@@ -250,10 +250,10 @@ class Mirror:
         if done is not None:
             attempt = self.source.folder / f"attempt-{done['attempt']}"
             self.run.save(str(attempt / "episodes.csv"), base_path=str(attempt), policy="now", glob=False)
-            self.run.summary.update(
-                {name: done[name] for name in ("status", "score", "attempt", "env_steps", "peak_mb")}
-            )
+            self.run.summary.update({name: done[name] for name in ("status", "score", "attempt", "env_steps")})
             self.run.summary.update({name: done[name] for name in ("episodes_sha256", "iterations_sha256")})
+            if (resources := attempt / "resources.json").exists():
+                self.run.summary.update(read_json(resources))
         self.run.finish(exit_code=0 if done is not None else 1)
         self.check(done is not None)
         self.cursor.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ class Mirrors:
         self.waiting: list[Mirror] = []  # to be opened, again perhaps
         self.opened: list[Mirror] = []
         self.ended = dict.fromkeys(("complete", "complete before", "so far", "left to another mirror", "FAILED"), 0)
-        self.taken: list[Mirror] = []  # by another mirror, which may be ending
+        self.taken: dict[Mirror, Taken] = {}  # by another mirror, which may be ending
         self.claims: dict[Mirror, Claim] = {}
         self.heartbeat = Heartbeat([])
         self.retry_at = 0.0
@@ -60,6 +60,8 @@ class Mirrors:
                 last = over(START_SECONDS if self.unseen else POLL_SECONDS)
         for mirror in self.waiting:
             self.end(mirror, "FAILED")
+        for taken in self.taken.values():
+            self.say(str(taken))
         self.ended["left to another mirror"] = len(self.taken)
         return self.ended["FAILED"] == 0 and not (patience and self.taken)
 
@@ -67,7 +69,7 @@ class Mirrors:
         """Find the records that have appeared and that nobody has mirrored to their end."""
         before = [mirror for mirror in self.taken if not mirror.confirmed()["complete"]]
         self.ended["complete before"] += len(self.taken) - len(before)
-        found, self.taken = [*before], []
+        found, self.taken = [*before], {}
         for folder in [folder for folder in self.unseen if (folder / "provenance.json").exists()]:
             self.unseen.remove(folder)
             try:
@@ -81,9 +83,7 @@ class Mirrors:
                 self.ended["FAILED"] += 1
         for mirror, claim in zip(found, claim_all([mirror.claim_path for mirror in found]), strict=True):
             if isinstance(claim, Taken):
-                if mirror not in before:
-                    self.say(str(claim))
-                self.taken.append(mirror)
+                self.taken[mirror] = claim
             elif mirror.confirmed()["complete"]:  # by whoever held the claim until now
                 self.ended["complete before"] += 1
                 claim.release()

@@ -162,6 +162,8 @@ class Attempt:
         self.checkpoint()
         self.close()
         content = {name: (self.folder / name).read_bytes() for name in PROMISED}
+        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        write_durably(self.folder / "resources.json", as_json({"peak_mb": peak}))
         done = {
             "status": status,
             **self.record.identity,
@@ -169,7 +171,6 @@ class Attempt:
             "attempt": self.number,
             "env_steps": env_steps,
             "score": score(content["episodes.csv"]),
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),  # of the pack's process
             "episodes_sha256": hashlib.sha256(content["episodes.csv"]).hexdigest(),
             "iterations_sha256": hashlib.sha256(content["iterations.csv"]).hexdigest(),
         }

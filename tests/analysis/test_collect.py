@@ -133,6 +133,7 @@ class TestTables:
             key = f"{head['run_id']}-{head['code_id']}"
             (row,) = dataset.runs[dataset.runs["run"] == key].to_dict("records")
             config, rows = head["config"], lines_of(folder, "episodes")
+            resources = json.loads((folder / "attempt-1" / "resources.json").read_text())
             assert json.loads(row.pop("config")) == config
             seconds = sum(
                 (float(line["environment"]) + float(line["inference"]) + float(line["update"])) / RUNS
@@ -146,7 +147,7 @@ class TestTables:
                 "variant": "unconstrained" if epsilon is None else f"clip_{epsilon}", "env": "CartPole-v1",
                 "profile": "test", "seed": done["seed"], "status": "complete", "measure": "training episodes",
                 "budget": 5120, "env_steps": 5120, "episodes": len(rows), "score": done["score"],
-                "score_episodes": min(len(rows), 100), "peak_mb": done["peak_mb"],
+                "score_episodes": min(len(rows), 100), "peak_mb": resources["peak_mb"],
                 "backend": config["backend"], "numerics": "exact", "device": "cpu",
                 "commit": (seen["commit"] or "unknown")[:12] + "+" * seen["dirty"],
                 "host": seen["host"], "cpu": seen["cpu"], "source": str(folder),

@@ -83,6 +83,6 @@ def test_the_files_are_packaged() -> None:
     assert "analysis.paper" in tools["packages"]
     folder = Path(published.__file__).parent
     data = [path.name for path in folder.iterdir() if path.suffix not in (".py", "") and path.is_file()]
-    assert len(data) == 6
+    assert len(data) == 7
     for name in data:
         assert any(fnmatch(name, pattern) for pattern in tools["package-data"]["analysis.paper"])
