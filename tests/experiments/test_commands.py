@@ -43,7 +43,9 @@ def assert_refused(done: Done, *words: str) -> None:
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[bytes, int]]:
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    """Every file but W&B's own logs, which its core goes on writing for a moment after the mirror has ended."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "logs"]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 REFUSED: dict[str, tuple[str, ...]] = {
