@@ -215,18 +215,17 @@ def exit_code(pid: int) -> int:
 @pytest.mark.parametrize("base", ["ppo1_2017_08", "paper_text", "ppo2_2018"])
 def test_kill_9_at_ten_random_moments_changes_no_byte(base: str, undisturbed: Any, tmp_path: Path) -> None:
     runs, rng = long_runs(base), np.random.default_rng(len(base))
-    began = time.monotonic()
-    expected = undisturbed(runs)
-    whole = time.monotonic() - began
     for _ in range(10):
+        goal = min(reached(runs[0], tmp_path) + rng.integers(0, 5), runs[0].iterations)
         pid = forked(runs, tmp_path, checkpoint_seconds=rng.choice([0.0, 0.1, 0.5]))
-        time.sleep(rng.uniform(0, whole / 8))
+        wait_until(lambda goal=goal: reached(runs[0], tmp_path) >= goal)
+        time.sleep(rng.uniform(0, 0.1))  # an iteration takes about as long
         os.kill(pid, signal.SIGKILL)
         assert exit_code(pid) in (-signal.SIGKILL, 0)
     attempts = Record(tmp_path, *named(runs[:1])).attempts()
     assert len(attempts) > 3, "too few kills fell into the training to show anything"
     assert exit_code(forked(runs, tmp_path, 1.0)) == 0
-    assert promised(runs, tmp_path) == expected
+    assert promised(runs, tmp_path) == undisturbed(runs)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
@@ -241,6 +240,14 @@ def test_a_signal_writes_the_last_boundary_at_once(name: str, undisturbed: Any, 
     assert written == [[iterations_written(folder)] for folder in folders]
     train(runs, tmp_path)
     assert promised(runs, tmp_path) == undisturbed(runs)
+
+
+def reached(run: RunConfig, records: Path) -> int:
+    """Iterations that the newest attempt has written, 0 before any."""
+    record = Record(records, *named([run]))
+    attempts = record.attempts()
+    file = record.attempt_folder(max(attempts)) / "iterations.csv" if attempts else None
+    return iterations_written(file.parent) if file is not None and file.exists() else 0
 
 
 def iterations_written(folder: Path) -> int:
