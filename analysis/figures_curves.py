@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import scores, statistics, style
-from analysis.curves import Band, band, few, pooled
+from analysis.curves import Band, Curves, band, few, pooled
 from analysis.results import Results
 from analysis.scores import UNTRAINED
 from analysis.statistics import Array
@@ -71,6 +71,21 @@ def efficiency(results: Results) -> Figure:
         say_leaving(axis, {n: found[v].centre for v, n in zip(group.variants, group.names, strict=True)}, low)
     style.outer(axes, columns)
     style.say_groups(figure, groups, axes, looks)
+    return figure
+
+
+def overlaid(sides: Mapping[str, Mapping[str, Curves]], variant: str) -> Figure:
+    """One variant's returns from two datasets, each in bins of its own: a panel per task."""
+    looks = dict(zip(sides, (Look(style.INVENTED[0], "-"), Look(style.INK, "--")), strict=True))
+    tasks = list(next(iter(sides.values())))
+    figure, axes = style.panels(len(tasks), style.per_row(len(tasks)), 1.8, 0.7)
+    for axis, task in zip(axes, tasks, strict=True):
+        for name, look in looks.items():
+            found = sides[name][task]
+            draw(axis, found.env_steps, band(found.runs[variant]), look, banded=True)
+            steps_axis(axis, found.env_steps[-1])
+        axis.set(title=task, xlabel="env steps", ylabel="return" if axis is axes[0] else "")
+    style.say_below(figure, [style.handle(look, name) for name, look in looks.items()])
     return figure
 
 

@@ -15,9 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis import scores
 from analysis.records import RecordError
 from analysis.statistics import Array, holm, welch_test
 
+VARIANT = "clip_0.2"  # the one that is judged
+MARGIN = 0.10  # share of the baseline's span that a candidate may lose
 ALPHA = 0.05  # one-sided, of the return gate: a candidate that bad passes, or that good fails, so often at most
 LOOKS = 2  # the error is split between them
 MECHANISM_ALPHA = 0.02  # of the whole mechanism gate: unchanged code is called CHANGED so often at most
@@ -34,12 +37,63 @@ class Return(NamedTuple):
     verdict: str  # PASS | FAIL | INCONCLUSIVE
 
 
+class Measured(NamedTuple):
+    """What the gates read of learning runs."""
+
+    runs: pd.DataFrame  # variant, env, seed, status, score: a row per run
+    quantities: pd.DataFrame  # as `by_stretch` gives them
+
+    @property
+    def scores(self) -> dict[str, Array]:
+        """By task, (runs,) each; a run that diverged counts as its task's worst."""
+        return scores.raw_scores(self.runs)[VARIANT]
+
+
+class Decision(NamedTuple):
+    """What both gates found; `verdict` is the worst of it."""
+
+    verdict: str  # PASS | FAIL | CHANGED | INCONCLUSIVE
+    reasons: list[str]
+    overall: Return
+    mechanism: pd.DataFrame
+
+    @property
+    def changed(self) -> pd.DataFrame:
+        """The tests that say so, the clearest first."""
+        return self.mechanism[self.mechanism["changed"]].sort_values("p")
+
+
+def decide(candidate: Measured, baseline: Measured, zero: Mapping[str, float], margin: float = MARGIN) -> Decision:
+    """Both gates on one look's runs; `zero`: the random policy's score by task."""
+    overall = return_gate(candidate.scores, baseline.scores, zero, margin)
+    mechanism = mechanism_gate(candidate.quantities, baseline.quantities)
+    reasons = [reason] if (reason := crashed(candidate.runs, baseline.runs)) else []
+    verdict = "FAIL" if reasons else overall.verdict
+    if overall.verdict == "FAIL":
+        reasons.append(f"the score is lower by {-overall.difference:.3g} of the baseline's span")
+    found = Decision(verdict, reasons, overall, mechanism)
+    if found.changed.empty:
+        return found
+    reasons.append(f"it does not do the same: {', '.join(found.changed['quantity'].drop_duplicates())}")
+    return found._replace(verdict="FAIL" if verdict == "FAIL" else "CHANGED")
+
+
+def crashed(runs: pd.DataFrame, baseline: pd.DataFrame) -> str:
+    """Why runs that diverged fail the candidate; empty if they do not."""
+    bad, good = (int((frame["status"] == "diverged").sum()) for frame in (runs, baseline))
+    if bad == 0:
+        return ""
+    table = [[bad, len(runs) - bad], [good, len(baseline) - good]]
+    if good and stats.fisher_exact(table, alternative="greater").pvalue >= ALPHA:
+        return ""
+    return f"{bad} of {len(runs)} runs diverged, {good} of {len(baseline)} of the baseline's"
+
+
 def return_gate(
     candidate: Mapping[str, Array],
     baseline: Mapping[str, Array],
     zero: Mapping[str, float],
-    margin: float = 0.10,
-    look: int = 1,
+    margin: float = MARGIN,
 ) -> Return:
     """Scores by task, (runs,) each, in returns; `zero` by task is the random policy's. The first look spends a half of
     the error, the second the other half; after that the verdict is final."""

@@ -9,44 +9,41 @@ Exit codes: 0 PASS, 1 FAIL, 3 CHANGED (it earns as much, and does something else
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-from scipy import stats
 
-from analysis import gates, scores
+from analysis import gates, style
 from analysis.baseline import NUMERICS, Baseline, differences, read_baseline, versions_of
 from analysis.collect import collect
-from analysis.curves import areas, learning_curves
+from analysis.curves import Curves, areas, learning_curves
 from analysis.dataset import Dataset, load
+from analysis.figures_curves import overlaid
 from analysis.from_records import place_of
-from analysis.gates import Return
+from analysis.gates import MARGIN, VARIANT, Decision, Measured, Return
 from analysis.records import RecordError
 from analysis.scores import UNTRAINED
 from analysis.statistics import Array
 from analysis.tables import number, span
 
 EXIT = {"PASS": 0, "FAIL": 1, "CHANGED": 3, "INCONCLUSIVE": 4}
-MARGIN = 0.10
-VARIANT = "clip_0.2"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """All that was found; `verdict` is the worst of it."""
+    """The decision, and what is shown beside it and decides nothing."""
 
-    verdict: str
-    reasons: list[str]
-    overall: Return
+    decision: Decision
     by_task: dict[str, Return]
     areas: dict[str, Return]
-    mechanism: pd.DataFrame
+    curves: tuple[dict[str, Curves], dict[str, Curves]]  # the candidate's and the baseline's, by task
     look: int
     seeds: int
     seconds: float  # per env step, as a ratio to the baseline's
+    memory: float  # largest pack's peak, as a ratio to the baseline's
 
 
 def learning_runs(dataset: Dataset) -> pd.DataFrame:
@@ -63,76 +60,69 @@ def looked_at(runs: pd.DataFrame, per_look: int) -> tuple[pd.DataFrame, int]:
     return runs[runs["seed"].isin(seeds[: look * per_look])], look
 
 
-def by_task(runs: pd.DataFrame, column: str = "score") -> dict[str, Array]:
-    return {str(env): cell[column].to_numpy(dtype=float) for env, cell in runs.groupby("env")}
+def measured(dataset: Dataset, runs: pd.DataFrame) -> Measured:
+    """What the gates read of these runs of a dataset."""
+    iterations = dataset.read("iterations")
+    iterations["run"] = iterations["run"].astype(str)
+    return Measured(runs, gates.by_stretch(iterations.merge(runs[["run", "env"]], on="run")))
 
 
-def crashed(runs: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    """Why runs that diverged fail the candidate; empty if they do not."""
-    bad, good = (int((frame["status"] == "diverged").sum()) for frame in (runs, baseline))
-    if bad == 0:
-        return ""
-    table = [[bad, len(runs) - bad], [good, len(baseline) - good]]
-    if good and stats.fisher_exact(table, alternative="greater").pvalue >= gates.ALPHA:
-        return ""
-    return f"{bad} of {len(runs)} runs diverged, {good} of {len(baseline)} of the baseline's"
+def random_scores(runs: pd.DataFrame) -> dict[str, float]:
+    """The random policy's score by task."""
+    found = runs[runs["variant"] == "random"].groupby("env")["score"].mean()
+    return {str(env): float(score) for env, score in found.items()}
 
 
-def area_scores(dataset: Dataset, runs: pd.DataFrame) -> dict[str, Array]:
-    """Areas under the learning curves by task, in returns."""
-    return {env: areas(curves, VARIANT) for env, curves in learning_curves(dataset, runs).items()}
-
-
-def quantities(dataset: Dataset, runs: pd.DataFrame) -> pd.DataFrame:
-    found = dataset.read("iterations")
-    found["run"] = found["run"].astype(str)
-    return gates.by_stretch(found.merge(runs[["run", "env"]], on="run"))
+def task_by_task(
+    ours: Mapping[str, Array], theirs: Mapping[str, Array], zero: Mapping[str, float], margin: float
+) -> dict[str, Return]:
+    """The return gate on each task alone."""
+    return {task: gates.return_gate({task: ours[task]}, {task: theirs[task]}, zero, margin) for task in theirs}
 
 
 def judge(candidate: Dataset, baseline: Baseline, margin: float = MARGIN) -> Judgement:
-    """Both gates. The candidate's runs must be comparable: see `analysis.baseline.differences`."""
-    theirs = learning_runs(baseline.dataset)
+    """Both gates, and more. The candidate's runs must be comparable: see `analysis.baseline.differences`."""
     runs, look = looked_at(learning_runs(candidate), int(baseline.about["seeds_per_look"]))
-    zero = {task: float(values.mean()) for task, values in by_task(baseline.runs.query("variant == 'random'")).items()}
-    ours_raw, theirs_raw = (scores.raw_scores(frame)[VARIANT] for frame in (runs, theirs))
-    overall = gates.return_gate(ours_raw, theirs_raw, zero, margin)
-    single = {
-        task: gates.return_gate({task: ours_raw[task]}, {task: theirs_raw[task]}, zero, margin) for task in theirs_raw
-    }
-    heights = [area_scores(candidate, runs), area_scores(baseline.dataset, theirs)]
-    under = {task: gates.return_gate({task: heights[0][task]}, {task: heights[1][task]}, zero, margin)
-             for task in theirs_raw}  # fmt: skip
-    mechanism = gates.mechanism_gate(quantities(candidate, runs), quantities(baseline.dataset, theirs))
-    changed = mechanism[mechanism["changed"]]
-    reasons = [reason] if (reason := crashed(runs, theirs)) else []
-    verdict = "FAIL" if reasons else overall.verdict
-    if overall.verdict == "FAIL":
-        reasons.append(f"the score is lower by {number(-overall.difference)} of the baseline's span")
-    if not changed.empty:
-        worst = changed.sort_values("p")["quantity"].drop_duplicates()
-        reasons.append(f"it does not do the same: {', '.join(worst)}")
-        verdict = verdict if verdict == "FAIL" else "CHANGED"
-    costs = [float(frame["seconds"].sum() / frame["env_steps"].sum()) for frame in (runs, theirs)]
-    return Judgement(verdict, reasons, overall, single, under, mechanism, look, runs["seed"].nunique(),
-                     costs[0] / costs[1])  # fmt: skip
-
-
-def more_seeds(study: str, per_look: int) -> str:
-    return (
-        f"python -m experiments.study study=regression name={study} num_seeds={gates.LOOKS * per_look} extend=true "
-        f"&& python -m analysis.regress --candidate {study}"
+    theirs = learning_runs(baseline.dataset)
+    zero = random_scores(baseline.runs)
+    sides = measured(candidate, runs), measured(baseline.dataset, theirs)
+    curves = learning_curves(candidate, runs), learning_curves(baseline.dataset, theirs)
+    heights = [{env: areas(found, VARIANT) for env, found in side.items()} for side in curves]
+    seconds = [float(frame["seconds"].sum() / frame["env_steps"].sum()) for frame in (runs, theirs)]
+    return Judgement(
+        gates.decide(*sides, zero, margin),
+        task_by_task(sides[0].scores, sides[1].scores, zero, margin),
+        task_by_task(heights[0], heights[1], zero, margin),
+        curves,
+        look,
+        int(runs["seed"].nunique()),
+        seconds[0] / seconds[1],
+        float(runs["peak_mb"].max() / theirs["peak_mb"].max()),
     )
 
 
-def summary(found: Judgement, study: str, baseline: Baseline, margin: float, notes: Sequence[str]) -> str:
-    """Markdown, fit for a pull request."""
-    lines = [f"## Regression gate: {found.verdict}", ""]
-    lines += [f"- {reason}" for reason in found.reasons]
+def more_seeds(study: str, candidate: Dataset, records: Path, per_look: int) -> str:
+    """The command that trains what the second look takes, and looks: what was said of the study, with more seeds."""
+    said = [o for o in candidate.note["study"]["overrides"] if not o.startswith(("name=", "num_seeds=", "extend="))]
+    at = "" if records == Path("records") else f" --records {records}"
+    return (
+        f"python -m experiments.study {' '.join(said)} name={study} num_seeds={gates.LOOKS * per_look} extend=true "
+        f"&& python -m analysis.regress --candidate {study}{at}"
+    )
+
+
+def summary(found: Judgement, study: str, baseline: Baseline, margin: float, notes: Sequence[str], more: str) -> str:
+    """Markdown, fit for a pull request; `more` is the command that adds seeds."""
+    decision = found.decision
     final = "the last" if found.look == gates.LOOKS else f"look {found.look} of {gates.LOOKS}"
-    lines += [
+    lines = [
+        f"## Regression gate: {decision.verdict}",
+        "",
+        *(f"- {reason}" for reason in decision.reasons),
         f"- candidate `{study}`, {found.seeds} seeds ({final}), against baseline `{baseline.name}`, "
         f"{learning_runs(baseline.dataset)['seed'].nunique()} seeds, code {', '.join(baseline.about['code_ids'])}",
-        f"- time per env step: {number(found.seconds)} of the baseline's, and of its machine's: it decides nothing",
+        f"- time per env step {number(found.seconds)} and memory {number(found.memory)} of the baseline's, which had "
+        "its own machine and packs: they decide nothing",
         *(f"- {note}" for note in notes),
         "",
         f"Return: candidate − baseline as a share of the way from random to baseline; margin {margin:g}. The first row "
@@ -140,29 +130,25 @@ def summary(found: Judgement, study: str, baseline: Baseline, margin: float, not
         "",
         "| | difference | interval | alone it would be |",
         "|:--|--:|--:|:--|",
-        row("mean over tasks", found.overall),
+        row("mean over tasks", decision.overall),
         *(row(f"score on {task}", seen) for task, seen in found.by_task.items()),
         *(row(f"area under the curve on {task}", seen) for task, seen in found.areas.items()),
         "",
+        f"Mechanism: {len(decision.changed)} of {len(decision.mechanism)} tests of {len(gates.QUANTITIES)} quantities "
+        f"changed (Mann–Whitney, Holm, {gates.MECHANISM_ALPHA:g} in all).",
     ]
-    changed = found.mechanism[found.mechanism["changed"]].sort_values("p").head(12)
-    tests = len(found.mechanism)
-    lines.append(
-        f"Mechanism: {int(found.mechanism['changed'].sum())} of {tests} tests of {len(gates.QUANTITIES)} quantities "
-        f"changed (Mann–Whitney, Holm, {gates.MECHANISM_ALPHA:g} in all)."
-    )
-    if not changed.empty:
+    if not decision.changed.empty:
         lines += ["", "| task | up to iteration | quantity | baseline | candidate | P(above) | p (Holm) |",
                   "|:--|--:|:--|--:|--:|--:|--:|"]  # fmt: skip
         lines += [
             f"| {t.env} | {t.stretch} | {t.quantity} | {t.baseline:.4g} | {t.candidate:.4g} | {t.above:.2f} | "
             f"{t.p_holm:.2g} |"
-            for t in changed.itertuples()
+            for t in decision.changed.head(12).itertuples()
         ]
-    if found.verdict == "INCONCLUSIVE":
-        lines += ["", "More seeds decide; this look was the last one." if found.look == gates.LOOKS else
-                  f"More seeds decide: `{more_seeds(study, int(baseline.about['seeds_per_look']))}`"]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    if decision.verdict == "INCONCLUSIVE":
+        lines += ["", "More seeds would decide, but this look was the last one." if found.look == gates.LOOKS else
+                  f"More seeds decide: `{more}`"]  # fmt: skip
+    return "\n".join([*lines, "", "![learning curves](curves.png)"]) + "\n"
 
 
 def row(what: str, seen: Return) -> str:
@@ -181,19 +167,28 @@ def notes_of(versions: dict[str, str], baseline: Baseline) -> list[str]:
             if versions[name] != stored[name]]  # fmt: skip
 
 
-def run(study: str, name: str, records: Path, margin: float, folder: Path | None = None) -> tuple[str, str]:
-    """The verdict and the summary of a study in the records."""
-    baseline = read_baseline(name) if folder is None else read_baseline(name, folder)
+def run(study: str, baseline: Baseline, records: Path, margin: float, out: Path) -> tuple[str, str]:
+    """The verdict and the summary of a study in the records; the summary and its picture are written to `out`."""
     if crashes := failed_runs(study, records):
-        return "FAIL", f"## Regression gate: FAIL\n\n- {len(crashes)} runs crashed: {', '.join(crashes[:8])}\n"
-    with TemporaryDirectory() as beside:
-        collect([study], records, Path(beside, "candidate"), ())
-        candidate = load(Path(beside, "candidate"))
-        versions = versions_of(study, records)
-        if odd := differences(candidate.runs, versions, baseline):
-            raise RecordError(f"{study} cannot be judged by baseline {name}: {'; '.join(odd)}")
-        found = judge(candidate, baseline, margin)
-    return found.verdict, summary(found, study, baseline, margin, notes_of(versions, baseline))
+        verdict = "FAIL"
+        text = f"## Regression gate: FAIL\n\n- {len(crashes)} runs crashed: {', '.join(crashes[:8])}\n"
+    else:
+        with TemporaryDirectory() as beside:
+            collect([study], records, Path(beside, "candidate"), ())
+            candidate = load(Path(beside, "candidate"))
+            versions = versions_of(study, records)
+            if odd := differences(candidate.runs, versions, baseline):
+                raise RecordError(f"{study} cannot be judged by baseline {baseline.name}: {'; '.join(odd)}")
+            found = judge(candidate, baseline, margin)
+        verdict = found.decision.verdict
+        more = more_seeds(study, candidate, records, int(baseline.about["seeds_per_look"]))
+        text = summary(found, study, baseline, margin, notes_of(versions, baseline), more)
+        out.mkdir(parents=True, exist_ok=True)
+        style.use()
+        overlaid({"candidate": found.curves[0], "baseline": found.curves[1]}, VARIANT).savefig(out / "curves.png")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.md").write_text(text)
+    return verdict, text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,18 +197,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", default="regression", metavar="NAME", help="a folder in analysis/baselines")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
     parser.add_argument("--margin", type=float, default=MARGIN, help="share of the baseline's span that may be lost")
-    parser.add_argument("--out", type=Path, help="file for the Markdown summary")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of summary.md and curves.png (RECORDS/gates/STUDY)")
     options = parser.parse_args(arguments)
+    out = options.out or options.records / "gates" / options.candidate
     try:
         if not 0 < options.margin < 1:
             raise RecordError("--margin is a share of the baseline's span, between 0 and 1")
-        verdict, text = run(options.candidate, options.baseline, options.records, options.margin)
-        if options.out:
-            options.out.write_text(text)
+        baseline = read_baseline(options.baseline)
+        verdict, text = run(options.candidate, baseline, options.records, options.margin, out)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(text, end="")
+    print(text, f"\n{out}", sep="")
     return EXIT[verdict]
 
 

@@ -151,8 +151,8 @@ def part(baseline: Baseline, folder: Path, seeds: range) -> regress.Dataset:
 class TestJudgement:
     def test_the_same_algorithm_passes(self, baseline: Baseline, tmp_path: Path) -> None:
         found = regress.judge(part(baseline, tmp_path / "c", range(12)), baseline, margin=0.25)
-        assert (found.verdict, found.look, found.seeds) == ("PASS", 1, 12)
-        text = regress.summary(found, "mine", baseline, 0.25, [])
+        assert (found.decision.verdict, found.look, found.seeds) == ("PASS", 1, 12)
+        text = regress.summary(found, "mine", baseline, 0.25, [], "more")
         assert text.startswith("## Regression gate: PASS\n")
         assert "| mean over tasks |" in text
 
@@ -171,18 +171,18 @@ class TestJudgement:
         learns = candidate.runs["variant"] == "clip_0.2"
         candidate.runs.loc[learns, "score"] -= 0.5 * candidate.runs.loc[learns, "score"].abs()
         found = regress.judge(candidate, baseline)
-        assert found.verdict == "FAIL"
-        assert "the score is lower by" in found.reasons[0]
+        assert found.decision.verdict == "FAIL"
+        assert "the score is lower by" in found.decision.reasons[0]
 
     def test_runs_that_diverge_fail_unless_the_baselines_do_as_well(self, baseline: Baseline, tmp_path: Path) -> None:
         candidate = part(baseline, tmp_path / "c", range(12))
         candidate.runs.loc[candidate.runs["variant"] == "clip_0.2", "status"] = ["diverged"] + ["complete"] * 23
         found = regress.judge(candidate, baseline)
-        assert found.verdict == "FAIL"
-        assert found.reasons[0] == "1 of 24 runs diverged, 0 of 120 of the baseline's"
+        assert found.decision.verdict == "FAIL"
+        assert found.decision.reasons[0] == "1 of 24 runs diverged, 0 of 120 of the baseline's"
         often = pd.DataFrame({"status": ["diverged"] * 10 + ["complete"] * 110})
-        assert regress.crashed(regress.learning_runs(candidate), often) == ""
-        assert regress.crashed(pd.DataFrame({"status": ["diverged"] * 20}), often) != ""
+        assert gates.crashed(regress.learning_runs(candidate), often) == ""
+        assert gates.crashed(pd.DataFrame({"status": ["diverged"] * 20}), often) != ""
 
     def test_another_mechanism_is_told_with_its_name(self, baseline: Baseline, tmp_path: Path) -> None:
         candidate = part(baseline, tmp_path / "c", range(12))
@@ -191,21 +191,26 @@ class TestJudgement:
         table["clip_fraction"] *= 3
         table.to_parquet(path)
         found = regress.judge(candidate, baseline)
-        assert found.verdict == "CHANGED"
-        assert found.reasons == ["it does not do the same: clip_fraction"]
-        assert "| clip_fraction |" in regress.summary(found, "mine", baseline, 0.1, [])
+        assert found.decision.verdict == "CHANGED"
+        assert found.decision.reasons == ["it does not do the same: clip_fraction"]
+        assert "| clip_fraction |" in regress.summary(found, "mine", baseline, 0.1, [], "more")
 
     def test_an_undecided_first_look_prints_the_command_that_adds_seeds(
         self, baseline: Baseline, tmp_path: Path
     ) -> None:
         candidate = part(baseline, tmp_path / "c", range(12))
         found = regress.judge(candidate, baseline, margin=0.001)
-        assert found.verdict == "INCONCLUSIVE"
-        command = "python -m experiments.study study=regression name=mine num_seeds=24 extend=true"
-        assert command in regress.summary(found, "mine", baseline, 0.001, [])
+        assert found.decision.verdict == "INCONCLUSIVE"
+        candidate.note["study"] = {"overrides": ["study=regression", "name=mine", "variants=clip_0.2", "num_seeds=12"]}
+        more = regress.more_seeds("mine", candidate, Path("elsewhere"), 12)
+        assert more == (
+            "python -m experiments.study study=regression variants=clip_0.2 name=mine num_seeds=24 extend=true "
+            "&& python -m analysis.regress --candidate mine --records elsewhere"
+        )
+        assert f"More seeds decide: `{more}`" in regress.summary(found, "mine", baseline, 0.001, [], more)
         last = regress.judge(part(baseline, tmp_path / "d", range(24)), baseline, margin=0.001)
-        if last.verdict == "INCONCLUSIVE":
-            assert "this look was the last one" in regress.summary(last, "mine", baseline, 0.001, [])
+        if last.decision.verdict == "INCONCLUSIVE":
+            assert "this look was the last one" in regress.summary(last, "mine", baseline, 0.001, [], "more")
 
 
 class TestBaseline:
