@@ -1,9 +1,9 @@
-# make quick: set up, train a small study, report on it.   make test: set up, check, test.
+# make quick: set up, train a small study, report on it.   make test: set up, check, test.   make regress: judge a change.
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install quick test test-slurm lint benchmark clean
+.PHONY: install quick test test-slurm regress lint benchmark clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,11 @@ test-slurm: install
 	@PPO_TEST_SLURM=1 PPO_SLURM_ARRAY=4 PPO_SLURM_PORT=17017 slurm/dev-cluster.sh with /tmp/ppo-slurm-test \
 		$(PYTHON) -m pytest tests/slurm --numprocesses=4 --dist=load --maxschedchunk=1 || \
 		{ code=$$?; [ $$code = 77 ] && echo "test-slurm: SKIPPED, since there is no SLURM (see above)" || exit $$code; }
+
+# Exit code 0: PASS; the summary says the rest.
+regress: install
+	$(PYTHON) -m experiments.study study=regression variants=clip_0.2 tracking=none
+	$(PYTHON) -m analysis.regress --candidate regression
 
 benchmark: install
 	$(PYTHON) -m experiments.benchmark

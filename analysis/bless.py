@@ -37,7 +37,7 @@ def about(dataset: Dataset, reason: str, versions: dict[str, str]) -> dict[str, 
     return {
         "reason": reason,
         "study": dataset.note["study"]["name"],
-        "overrides": dataset.note["study"]["overrides"],
+        "overrides": [said for said in dataset.note["study"]["overrides"] if not said.startswith("records=")],
         "seeds": [int(trained["seed"].min()), int(trained["seed"].max())],
         "seeds_per_look": SEEDS_PER_LOOK,
         "commits": sorted(runs["commit"].unique()),

@@ -69,15 +69,13 @@ def place_of(source: str, records: Path) -> Place:
 
 
 def place_of_study(study: Path) -> Place:
-    """The runs of its manifest, trained by the code of its last launch."""
+    """The runs of its manifest, trained by the code that the study command was last given under."""
     try:
         lines = [json.loads(line) for line in (study / "manifest.jsonl").read_text().splitlines()]
-        launches = sorted(study.glob("launches/*/launch.json"), key=lambda path: int(path.parent.name))
-        head = json.loads(launches[-1].read_text()) if launches else {"code_id": None, "overrides": []}
-        runs = study.parent.parent / "runs" / str(head["code_id"])
+        written = json.loads((study / "study.json").read_text())
+        runs = study.parent.parent / "runs" / written["code_id"]
         there = {path.name.rpartition("-")[2]: path for path in runs.glob("*")}
         absent = [line for line in lines if line["run_id"] not in there]
-        written = json.loads((study / "study.json").read_text())
         return Place(
             folders=[there[line["run_id"]] for line in lines if line["run_id"] in there],
             variants={line["run_id"]: line["variant"] for line in lines},
@@ -87,8 +85,7 @@ def place_of_study(study: Path) -> Place:
             study={
                 "name": study.name,
                 "variants": list(dict.fromkeys(line["variant"] for line in lines)),
-                "overrides": head["overrides"],
-                **{name: written[name] for name in ("tables", "figures")},
+                **{name: written[name] for name in ("overrides", "tables", "figures")},
             },
         )
     except (OSError, ValueError, LookupError, TypeError) as error:

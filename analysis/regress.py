@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from analysis import gates, style
-from analysis.baseline import NUMERICS, Baseline, differences, read_baseline, versions_of
+from analysis.baseline import FOLDER, NUMERICS, Baseline, differences, read_baseline, versions_of
 from analysis.collect import collect
 from analysis.curves import Curves, areas, learning_curves
 from analysis.dataset import Dataset, load
@@ -171,7 +171,7 @@ def run(study: str, baseline: Baseline, records: Path, margin: float, out: Path)
     """The verdict and the summary of a study in the records; the summary and its picture are written to `out`."""
     if crashes := failed_runs(study, records):
         verdict = "FAIL"
-        text = f"## Regression gate: FAIL\n\n- {len(crashes)} runs crashed: {', '.join(crashes[:8])}\n"
+        text = f"## Regression gate: FAIL\n\n- runs that crashed: {len(crashes)}, {', '.join(crashes[:8])}\n"
     else:
         with TemporaryDirectory() as beside:
             collect([study], records, Path(beside, "candidate"), ())
@@ -197,13 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", default="regression", metavar="NAME", help="a folder in analysis/baselines")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
     parser.add_argument("--margin", type=float, default=MARGIN, help="share of the baseline's span that may be lost")
+    parser.add_argument("--baselines", type=Path, default=FOLDER, help="where baselines are stored")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of summary.md and curves.png (RECORDS/gates/STUDY)")
     options = parser.parse_args(arguments)
     out = options.out or options.records / "gates" / options.candidate
     try:
         if not 0 < options.margin < 1:
             raise RecordError("--margin is a share of the baseline's span, between 0 and 1")
-        baseline = read_baseline(options.baseline)
+        baseline = read_baseline(options.baseline, options.baselines)
         verdict, text = run(options.candidate, baseline, options.records, options.margin, out)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

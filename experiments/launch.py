@@ -1,6 +1,7 @@
 """A launch: which runs form which task, frozen with the code that will train them.
 
     studies/NAME/manifest.jsonl             the study's runs
+                 study.json                 what it is, and the code id of the command given last
                  code/<digest>/             the code as it was; later edits of the checkout change no pending job
                  launches/<n>/launch.json   where and how; written last
                               tasks.jsonl   one line per task (an array index): packs of run ids

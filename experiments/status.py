@@ -37,13 +37,13 @@ def study_folder(name: str, records: Path) -> Path:
 
 def look(study: Path) -> list[tuple[Entry, Standing]]:
     """Every run of the study and how it stands, the queue included where there is one."""
-    launches = launches_of(study)
     entries = read_manifest(study)
-    if not launches:
+    if not (study / "study.json").exists():
         return [(entry, Standing("missing")) for entry in entries]
-    stands = standings(entries, study.parent.parent, launches[0].head()["code_id"])
+    written = json.loads((study / "study.json").read_text())
+    stands = standings(entries, study.parent.parent, written["code_id"])
     waiting = {}
-    if any(launch.head()["cluster"] == "slurm" for launch in launches):
+    if any(launch.head()["cluster"] == "slurm" for launch in launches_of(study)):
         waiting = in_queue(study)
     return [(entry, queued(stand, waiting.get(entry.run_id))) for entry, stand in zip(entries, stands, strict=True)]
 

@@ -103,7 +103,8 @@ def launch(request: Request, console: Console) -> int:
     try:
         with Heartbeat([claim.folder]):
             entries = freeze(request.folder, request.entries, request.extend)
-            write_durably(request.folder / "study.json", as_json(asdict(request.study)))
+            said = {**asdict(request.study), "code_id": code_id(), "overrides": request.head["overrides"]}
+            write_durably(request.folder / "study.json", as_json(said))
             if todo := missing(request, entries, console):
                 say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
                 for entry in todo:  # a fresh start for those that failed

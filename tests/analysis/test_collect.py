@@ -23,7 +23,6 @@ from analysis.records import RecordError
 from experiments.compose import CONF
 from experiments.files import as_json
 from experiments.identity import code_id
-from experiments.launch import freeze_launch
 from experiments.manifest import Study, expand, freeze
 from experiments.record import ITERATION_COLUMNS
 from ppo.config import Algo
@@ -42,8 +41,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = Study(("cartpole",), VARIANTS, seeds=(0, 1), env_steps=256 * ITERATIONS, profile="ppo1_2017_08")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         entries = freeze(records / "studies" / "tiny", expand(study, OVERRIDES), extend=False)
-    freeze_launch(records / "studies" / "tiny", [[[entry.run_id for entry in entries]]], {"overrides": OVERRIDES})
-    (records / "studies" / "tiny" / "study.json").write_bytes(as_json({"tables": ["scores"], "figures": []}))
+    said = {"tables": ["scores"], "figures": [], "code_id": code_id(), "overrides": OVERRIDES}
+    (records / "studies" / "tiny" / "study.json").write_bytes(as_json(said))
     other = small_run(2, ITERATIONS, env="CartPole-v1", algo=Algo("clip", epsilon=0.3))
     train([*(entry.run.config for entry in entries), other], records)
     return records
@@ -259,9 +258,10 @@ class TestStudies:
         assert load(out).note["left_out"] == {"missing": ["CartPole-v1 mine/clip seed 1"]}
         assert list(load(out).runs["variant"]) == ["plain", "plain", "mine/clip"]
 
-    def test_are_of_the_code_that_was_launched_last(self, records: Path, refused: Callable[..., str]) -> None:
-        freeze_launch(records / "studies" / "tiny", [], {"overrides": []})
-        edit(records / "studies" / "tiny" / "launches" / "2" / "launch.json", code_id="0123456789ab")
+    def test_are_of_the_code_that_the_command_was_last_given_under(
+        self, records: Path, refused: Callable[..., str]
+    ) -> None:
+        edit(records / "studies" / "tiny" / "study.json", code_id="0123456789ab")
         assert "4 missing: CartPole-v1 plain seed 0;" in refused("tiny", "--records", records)
 
     def test_that_nobody_knows_are_refused_with_those_there_are(
@@ -270,7 +270,7 @@ class TestStudies:
         said = refused("tinny", "--records", trained)
         assert said == f"error: tinny is neither a folder nor a study in {trained}/studies (tiny)"
 
-    @pytest.mark.parametrize("name", ["manifest.jsonl", "launches/1/launch.json", "study.json"])
+    @pytest.mark.parametrize("name", ["manifest.jsonl", "study.json"])
     def test_that_are_torn_are_refused(self, records: Path, refused: Callable[..., str], name: str) -> None:
         path = records / "studies" / "tiny" / name
         path.write_bytes(path.read_bytes()[:-20])

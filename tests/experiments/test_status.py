@@ -50,6 +50,7 @@ def study(tmp_path: Path) -> Path:
     records, path = tmp_path, tmp_path / "studies" / "seven"
     freeze(path, RUNS, extend=False)
     freeze_launch(path, [[[entry.run_id for entry in RUNS]]], {"cluster": "local", "array_size": None})
+    (path / "study.json").write_bytes(as_json({"code_id": code_id()}))
     done = {"status": "complete", "score": 12.345, "env_steps": 1024}
     (folder(records, RUNS[0]) / "done.json").write_bytes(as_json(done))
     (folder(records, RUNS[1]) / "done.json").write_bytes(as_json(done | {"status": "diverged", "env_steps": 512}))
