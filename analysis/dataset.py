@@ -14,6 +14,7 @@ int32), everything measured is float64. A diagnostic that a run does not have is
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,36 @@ class Dataset:
 
     def batches(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """A long table piece by piece, `run` as a dictionary: ten thousand runs do not fit in memory at once."""
-        file = pq.ParquetFile(self.folder / f"{table}.parquet", read_dictionary=["run"])
-        yield from file.iter_batches(columns=["run", *columns])
+        for part in parts_of(self.folder):
+            file = pq.ParquetFile(part / f"{table}.parquet", read_dictionary=["run"])
+            yield from file.iter_batches(columns=["run", *columns])
 
     def read(self, table: str) -> pd.DataFrame:
         """The whole of a long table."""
-        return pd.read_parquet(self.folder / f"{table}.parquet")
+        tables = [pd.read_parquet(part / f"{table}.parquet") for part in parts_of(self.folder)]
+        return pd.concat(tables, ignore_index=True)
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The folder itself, or those of its parts, FOLDER/TASK/PART; see `analysis.parts`."""
+    below = sorted(path.parent for path in folder.glob("*/*/dataset.json"))
+    return [folder] if (folder / "dataset.json").exists() else below or [folder]
 
 
 def load(folder: Path) -> Dataset:
-    """A dataset from its folder; RecordError says what is missing."""
+    """A dataset from its folder, or from the folder of its parts, whose note then names the cells of their study that
+    are not there; RecordError says what is missing of a dataset."""
+    if (parts := parts_of(folder)) == [folder]:
+        return load_part(folder)
+    loaded = [load_part(part) for part in parts]
+    runs = pd.concat([part.runs for part in loaded], ignore_index=True)
+    study, there = loaded[-1].note["study"], set(zip(runs["variant"], runs["env"], strict=True))
+    cells = product(study["variants"], study["environments"])
+    absent = [f"{variant} on {env}" for variant, env in cells if (variant, env) not in there]
+    return Dataset(folder, runs, {**loaded[-1].note, "left_out": {"missing": absent} if absent else {}})
+
+
+def load_part(folder: Path) -> Dataset:
     missing = [name for name in FILES if not (folder / name).exists()]
     if missing:
         raise RecordError(f"{folder} is no dataset (no {missing[0]}); python -m analysis.collect makes one")

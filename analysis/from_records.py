@@ -85,6 +85,7 @@ def place_of_study(study: Path) -> Place:
             study={
                 "name": study.name,
                 "variants": list(dict.fromkeys(line["variant"] for line in lines)),
+                "environments": list(dict.fromkeys(line["config"]["env"]["id"] for line in lines)),
                 **{name: written[name] for name in ("overrides", "tables", "figures")},
             },
         )

@@ -21,7 +21,7 @@ import numpy as np
 
 from analysis import figures, findings, replicate, style
 from analysis.collect import collect
-from analysis.dataset import Dataset, load
+from analysis.dataset import Dataset, load, parts_of
 from analysis.page import Page, Picture, render
 from analysis.paper import published
 from analysis.records import RecordError
@@ -135,7 +135,7 @@ def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
 
 def dataset_of(name: str, records: Path, mark: bool) -> Dataset:
     """The dataset of a folder, or of what is collected anew; one that lacks runs only if that is to be marked."""
-    if (Path(name) / "dataset.json").exists():
+    if (parts_of(Path(name))[0] / "dataset.json").exists():
         dataset = load(Path(name))
     else:
         folder = records / "datasets" / Path(name).resolve().name

@@ -1,0 +1,103 @@
+"""A study's finished cells become parts of a dataset that only grows: python -m analysis.parts STUDY --out FOLDER
+
+A part is one variant on one task with all seeds that its study has, and a dataset by itself, such as
+FOLDER/Hopper-v4/clip_0.2.s0-2/. No part is ever rewritten, so that a repository grows by what is new; seeds added later
+are a part of their own. Episodes are exact; of the iterations, what the regression gates read remains, as float32.
+All parts together are a dataset too: give FOLDER wherever one is read.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from analysis.bless import compact
+from analysis.collect import refuse_mixed, write
+from analysis.dataset import RUN_COLUMNS, SCHEMA, load
+from analysis.from_records import Broken, Collected, place_of_study, read_run
+from analysis.gates import QUANTITIES
+from analysis.records import RecordError
+
+KEPT = ("run", "iteration", "env_steps", *QUANTITIES)  # of the iterations
+
+Cell = tuple[str, str]
+"""Task and variant."""
+
+
+def cells_of(study: Path) -> dict[Cell, list[str]]:
+    """Run ids by cell, as the study's manifest has them."""
+    cells: dict[Cell, list[str]] = {}
+    for line in map(json.loads, (study / "manifest.jsonl").read_text().splitlines()):
+        cells.setdefault((line["config"]["env"]["id"], line["variant"]), []).append(line["run_id"])
+    return cells
+
+
+def finished(folders: Iterable[Path], variants: dict[str, str]) -> list[Collected]:
+    """The runs of these folders; RecordError if one is not what its digests say."""
+    try:
+        return [read_run(folder, variants) for folder in folders]
+    except Broken as broken:
+        raise RecordError(str(broken)) from broken
+
+
+def write_part(runs: Sequence[Collected], note: dict[str, Any], out: Path) -> Path:
+    """A part of these runs of one cell, whole or not at all; returns its folder."""
+    row, seeds = runs[0].row, sorted(run.row["seed"] for run in runs)
+    part = out / row["env"] / f"{row['variant'].replace('/', '-')}.s{seeds[0]}-{seeds[-1]}"
+    if part.exists():
+        raise RecordError(f"{part} is there already and is never rewritten; its seeds are others than those asked for")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=part.parent, prefix=".") as beside:
+        new = Path(beside, part.name)
+        new.mkdir()
+        write(iter(runs), new)
+        kept = [name for name in pq.read_schema(new / "iterations.parquet").names if name in KEPT]
+        table = pq.read_table(new / "iterations.parquet", columns=kept)
+        pq.write_table(table, new / "iterations.parquet", compression="zstd")
+        compact(new)
+        (new / "dataset.json").write_text(json.dumps(note, indent=1) + "\n")
+        new.replace(part)
+    return part
+
+
+def grow(study: Path, out: Path) -> tuple[list[Path], int]:
+    """Write the parts that are finished and not there; returns them and how many cells are still to be trained."""
+    place = place_of_study(study)
+    folders = {path.name.rpartition("-")[2]: path for path in place.folders if (path / "done.json").exists()}
+    stored = load(out).runs if any(out.glob("*/*/dataset.json")) else pd.DataFrame(columns=["run_id"])
+    note = {"schema": SCHEMA, "sources": [study.name], "columns": RUN_COLUMNS, "study": place.study, "left_out": {}}
+    written, waiting = [], 0
+    for ids in cells_of(study).values():
+        fresh = [run_id for run_id in ids if run_id not in set(stored["run_id"])]
+        if not all(run_id in folders for run_id in fresh):
+            waiting += 1
+        elif fresh:
+            runs = finished((folders[run_id] for run_id in fresh), dict(place.variants))
+            refuse_mixed(pd.concat([stored, pd.DataFrame([run.row for run in runs])]))
+            written.append(write_part(runs, note, out))
+    return written, waiting
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.parts", description="A dataset that only grows.")
+    parser.add_argument("study", help="a study of the records, complete or not")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
+    parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
+    options = parser.parse_args(arguments)
+    try:
+        written, waiting = grow(options.records / "studies" / options.study, options.out)
+    except (RecordError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join([*map(str, written), f"{len(written)} parts written, {waiting} cells are not finished"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""A dataset in parts: only finished cells, never rewritten, the same as the whole."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import initialize_config_dir
+
+from analysis import parts
+from analysis.collect import collect
+from analysis.dataset import load
+from analysis.gates import QUANTITIES
+from experiments.compose import CONF
+from experiments.files import as_json
+from experiments.identity import code_id
+from experiments.manifest import Entry, Study, expand, freeze
+from tests.conftest import train
+
+VARIANTS = {"plain": ("algo=unconstrained",), "mine/clip": ("algo=clip",)}
+OVERRIDES = ["profile.horizon=256", "profile.epochs=1"]
+
+
+def begin(records: Path, seeds: tuple[int, ...]) -> list[Entry]:
+    """The study `small` with these seeds, two variants on two tasks."""
+    study = Study(("cartpole", "invertedpendulum"), VARIANTS, seeds, env_steps=512, profile="ppo1_2017_08")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        entries = freeze(records / "studies" / "small", expand(study, OVERRIDES), extend=True)
+    said = {"tables": [], "figures": [], "code_id": code_id(), "overrides": OVERRIDES}
+    (records / "studies" / "small" / "study.json").write_bytes(as_json(said))
+    return entries
+
+
+def digests(folder: Path) -> dict[Path, str]:
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of the study with two seeds, but for one run."""
+    records = tmp_path_factory.mktemp("parts")
+    entries = begin(records, (0, 1))
+    for env in ("cartpole", "invertedpendulum"):
+        train([entry.run.config for entry in entries[:-1] if entry.env == env], records)
+    return records
+
+
+@pytest.fixture
+def records(trained: Path, tmp_path: Path) -> Path:
+    """A copy that a test may add to."""
+    return Path(shutil.copytree(trained, tmp_path / "records"))
+
+
+def grown(records: Path, out: Path) -> tuple[list[str], int]:
+    written, waiting = parts.grow(records / "studies" / "small", out)
+    return [str(path.relative_to(out)) for path in written], waiting
+
+
+def test_finished_cells_become_parts_once(records: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    first = ["CartPole-v1/plain.s0-1", "InvertedPendulum-v4/plain.s0-1", "CartPole-v1/mine-clip.s0-1"]
+    assert grown(records, out) == (first, 1)
+    assert load(out).note["left_out"] == {"missing": ["mine/clip on InvertedPendulum-v4"]}
+    before = digests(out)
+    assert grown(records, out) == ([], 1)
+    train([begin(records, (0, 1))[-1].run.config], records)
+    assert grown(records, out) == (["InvertedPendulum-v4/mine-clip.s0-1"], 0)
+    assert before.items() <= digests(out).items()
+
+
+def test_later_seeds_are_parts_of_their_own(records: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    grown(records, out)
+    before = digests(out)
+    added = [entry for entry in begin(records, (0, 1, 2)) if entry.run.config.seed == 2 and entry.env == "cartpole"]
+    train([entry.run.config for entry in added], records)
+    written, waiting = grown(records, out)
+    assert (written, waiting) == (["CartPole-v1/plain.s2-2", "CartPole-v1/mine-clip.s2-2"], 2)
+    assert before.items() <= digests(out).items()
+
+
+def test_all_parts_are_the_dataset_that_collect_makes(records: Path, tmp_path: Path) -> None:
+    train([begin(records, (0, 1))[-1].run.config], records)
+    out = tmp_path / "data"
+    grown(records, out)
+    collect(["small"], records, tmp_path / "whole", ())
+    found, whole = load(out), load(tmp_path / "whole")
+    assert found.note["left_out"] == {}
+    assert found.note["study"] == whole.note["study"]
+    for ours, theirs in ((found.runs, whole.runs), (found.read("episodes"), whole.read("episodes"))):
+        keys = ["run", "env_step"] if "env_step" in ours else ["run"]
+        sides = [frame.astype({"run": str}).sort_values(keys, ignore_index=True) for frame in (ours, theirs)]
+        pd.testing.assert_frame_equal(*sides)
+    iterations = [
+        side.read("iterations").astype({"run": str}).sort_values(["run", "iteration"]) for side in (found, whole)
+    ]
+    assert set(iterations[0].columns) == {"run", "iteration", "env_steps", *QUANTITIES}
+    np.testing.assert_allclose(iterations[0]["kl"], iterations[1]["kl"], rtol=1e-6)
+    assert sum(batch.num_rows for batch in found.batches("episodes", ["return"])) == len(whole.read("episodes"))
+
+
+def test_an_altered_run_is_refused_by_name_and_writes_nothing(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(records.rglob("CartPole*s0*/attempt-1/episodes.csv"))
+    path.write_text(path.read_text().replace("1", "2", 1))
+    out = tmp_path / "data"
+    assert parts.main(["small", "--records", str(records), "--out", str(out)]) == 2
+    assert "it was altered" in capsys.readouterr().err
+    assert not list(out.rglob("*.parquet"))
+
+
+def test_parts_of_another_code_are_refused(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "data"
+    grown(records, out)
+    path = out / "CartPole-v1" / "plain.s0-1" / "runs.parquet"
+    runs = pd.read_parquet(path)
+    runs.assign(code_id="0123456789ab").to_parquet(path)
+    begin(records, (0, 1, 2))
+    added = [entry for entry in begin(records, (0, 1, 2)) if entry.run.config.seed == 2 and entry.env == "cartpole"]
+    train([entry.run.config for entry in added], records)
+    assert parts.main(["small", "--records", str(records), "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "plain on CartPole has runs of several code ids" in told
+    assert json.loads((records / "studies" / "small" / "study.json").read_text())["code_id"] in told
