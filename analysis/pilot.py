@@ -60,9 +60,9 @@ def ranked(runs: pd.DataFrame) -> pd.DataFrame:
 def table(found: pd.DataFrame) -> Table:
     """As it is printed, the published row first."""
     theirs = published.table1()["score"]
-    settings = [name for name in found.columns if name in theirs]
+    settings = [name for name in theirs.index if name in found]
     first = pd.DataFrame([{"implementation": "published (7 tasks)", **theirs[settings], "distance": 0.0}])
-    values = pd.concat([first, found], ignore_index=True)
+    values = pd.concat([first, found[["implementation", *settings, "distance", "low", "high"]]], ignore_index=True)
     shown = values.assign(**{name: values[name].map(number) for name in values.columns[1:]})
     caption = "Distance to Table 1, and its range when each seed is left out. Exploratory: chosen by looking."
     return Table("pilot", "The nearest implementation", caption, frame(shown.to_dict("records")), values)
