@@ -92,7 +92,7 @@ def suite(runs: Sequence[NamedRun], iterations: int, tracking: str = "none") -> 
             process.communicate(timeout=60)
     wall = boundaries[-1] - boundaries[0]
     parts = {name: sum(seconds[name] for seconds in spent[1:]) / wall for name in spent[0]}
-    steps = iterations * runs[0].config.profile.horizon * len(runs)
+    steps = iterations * runs[0].config.profile.steps * len(runs)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rate": steps / wall, "peak_mb": memory, **parts, "bookkeeping": 1 - sum(parts.values()), **mirror}
 

@@ -69,10 +69,14 @@ def load(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
 def _tensors(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _tensors(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_tensors(item) for item in value]
     return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
 
 
 def _arrays(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _arrays(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_arrays(item) for item in value]
     return value.numpy() if isinstance(value, torch.Tensor) else value

@@ -126,7 +126,7 @@ class Pool:
         iterations = entries[0].run.config.iterations
         done = sum(stand.iteration for stand in stands) / (iterations * len(entries))
         rate = max(stand.steps_per_second for stand in stands)
-        steps = (1 - done) * iterations * entries[0].run.config.profile.horizon * len(entries)
+        steps = (1 - done) * iterations * entries[0].run.config.profile.steps * len(entries)
         return done, rate, steps / rate if rate else self.packs[index].seconds
 
     def seconds_left(self) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import gcd
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from ppo.pack import Pack
 from ppo.train import train
 
 CALIBRATED_SIZES = (1, 8)  # runs
-CALIBRATED_HORIZON = 256  # env steps, or one minibatch if that is more
+CALIBRATED_STEPS = 256  # env steps, in whole minibatches
 CALIBRATED_ITERATIONS = 3  # the first warms up and does not count
 FIXED_SECONDS = 8.0  # imports and the first reset
 
@@ -39,7 +40,7 @@ def plan(entries: Sequence[Entry], runs_per_pack: int, workers: int, rate: Rate)
 
     def planned(members: Sequence[Entry]) -> PlannedPack:
         config = members[0].run.config
-        steps = config.iterations * config.profile.horizon
+        steps = config.iterations * config.profile.steps
         return PlannedPack(tuple(members), FIXED_SECONDS + steps * len(members) * rate(config, len(members)))
 
     packs = [planned(piece) for group in groups.values() for piece in even(group, -(-len(group) // runs_per_pack))]
@@ -81,16 +82,18 @@ class Calibration:
 def seconds_per_step(config: RunConfig, size: int) -> float:
     """Wall seconds in which a pack of `size` takes one env step in each of its runs, updates included."""
     torch.set_num_threads(1)
-    horizon = max(CALIBRATED_HORIZON, config.profile.minibatch_size)
+    actors = config.profile.actors
+    unit = config.profile.minibatch_size // gcd(config.profile.minibatch_size, actors)
+    profile = replace(config.profile, horizon=unit * -(-CALIBRATED_STEPS // (unit * actors)))
     small = replace(
         config,
-        profile=replace(config.profile, horizon=horizon),
-        env_steps=horizon * CALIBRATED_ITERATIONS,
+        profile=profile,
+        env_steps=profile.steps * CALIBRATED_ITERATIONS,
         numerics="exact",
         device="cpu",
     )
     iterations = train(Pack([replace(small, seed=seed) for seed in range(size)]))
     next(iterations)
     began = perf_counter()
-    steps = sum(horizon for _ in iterations)
+    steps = sum(small.profile.steps for _ in iterations)
     return (perf_counter() - began) / steps

@@ -43,7 +43,7 @@ class Progress(Watcher):
         self.recent: list[deque[float]] = [deque(maxlen=SCORE_EPISODES) for _ in pack.runs]
         self.began, self.first = time.monotonic(), pack.iteration
         where = f"from env step {pack.env_steps:,}" if pack.iteration else "from the start"
-        size = f"{pack.iterations} iterations of {pack.profile.horizon} env steps"
+        size = f"{pack.iterations} iterations of {pack.profile.steps} env steps"
         self._say(f"{pack.runs[0].env.id}: a pack of {len(pack)}, {size}, {where}")
 
     def _moved(self, pack: Pack, iteration: Iteration) -> None:
@@ -51,7 +51,7 @@ class Progress(Watcher):
             recent.extend(episode.episode_return for episode in episodes)
         elapsed = time.monotonic() - self.began
         fresh = iteration.number - self.first
-        rate = fresh * pack.profile.horizon * len(pack) / elapsed
+        rate = fresh * pack.profile.steps * len(pack) / elapsed
         eta = elapsed / fresh * (pack.iterations - iteration.number)
         if self.live:
             self.live.update(self._table(pack, iteration, rate, eta))
@@ -61,7 +61,7 @@ class Progress(Watcher):
             returns = (
                 f"return {np.mean(means):.1f} ({min(means):.1f} to {max(means):.1f})" if means else "no return yet"
             )
-            steps = f"{iteration.env_steps:>9,} of {pack.iterations * pack.profile.horizon:,} env steps"
+            steps = f"{iteration.env_steps:>9,} of {pack.iterations * pack.profile.steps:,} env steps"
             self._say(f"{steps}  {rate:,.0f} steps/s  {returns}  ETA {clock(eta)}")
 
     def _table(self, pack: Pack, iteration: Iteration, rate: float, eta: float) -> Group:

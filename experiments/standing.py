@@ -40,10 +40,10 @@ def standing(folder: Path, config: RunConfig, now: float) -> Standing:
         done = read_json(folder / "done.json")
         score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
         state = "diverged" if done["status"] == "diverged" else "done"
-        return Standing(state, done["env_steps"] // config.profile.horizon, score)
+        return Standing(state, done["env_steps"] // config.profile.steps, score)
     numbers = [int(name.partition("-")[2]) for name in names if name.startswith("attempt-")]
     attempt = folder / f"attempt-{max(numbers, default=0)}"
-    iteration, rate = reached(attempt / "timing.csv", config.profile.horizon)
+    iteration, rate = reached(attempt / "timing.csv", config.profile.steps)
     if (who := at_work(attempt, now)) is not None:
         return Standing("running", iteration, who, rate)
     if "failed.json" in names:
@@ -65,8 +65,8 @@ def at_work(attempt: Path, now: float) -> str | None:
     return name if now - beat < 4 * HEARTBEAT_SECONDS else None
 
 
-def reached(timing: Path, horizon: int) -> tuple[int, float]:
-    """The last iteration in timing.csv, and its pack's env steps per second."""
+def reached(timing: Path, steps: int) -> tuple[int, float]:
+    """The last iteration in timing.csv, and its pack's env steps per second; `steps`: a run's per iteration."""
     try:
         with timing.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 300))
@@ -78,7 +78,7 @@ def reached(timing: Path, horizon: int) -> tuple[int, float]:
         return (int(rows[0][0]) if rows else 0), 0.0
     (_, before, *_), (iteration, after, size, *_) = rows
     seconds = float(after) - float(before)
-    return int(iteration), int(size) * horizon / seconds if seconds > 0 else 0.0
+    return int(iteration), int(size) * steps / seconds if seconds > 0 else 0.0
 
 
 def file_system_time(folder: Path) -> float:

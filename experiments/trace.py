@@ -48,11 +48,12 @@ ALGOS = (
     Algo("initial"),
     Algo("clip", epsilon=0.2, advantage="n_step", n_step=5),
     Algo("clip", epsilon=0.2, advantage="rewards_to_go"),
+    Algo("clip", epsilon=0.2, advantage="whole_return"),
 )
 TASKS = {"InvertedPendulum-v4": "envpool", "CartPole-v1": "gymnasium", "Reacher-v4": "envpool"}
 """Episodes that end early, discrete actions, several action dimensions with a time limit; and both backends."""
 
-UNSHIPPED: dict[str, Any] = {"shared_trunk": True, "activation": "elu", "entropy_coef": 0.01}
+UNSHIPPED: dict[str, Any] = {"shared_trunk": True, "activation": "elu", "entropy_coef": 0.01, "actors": 3}
 """Switches that no profile sets: traced under the first profile."""
 
 
@@ -62,7 +63,7 @@ def grid(sheets: Sequence[Sheet]) -> dict[str, RunConfig]:
     for sheet, algo, (task, backend) in product(sheets, ALGOS, TASKS.items()):
         estimator = "" if algo.advantage == "gae" else f" {algo.advantage}"
         profile = replace(sheet.profile, **SMALL)
-        run = RunConfig(algo, profile, Env(task), backend, seed=0, env_steps=ITERATIONS * profile.horizon)
+        run = RunConfig(algo, profile, Env(task), backend, seed=0, env_steps=ITERATIONS * profile.steps)
         runs[f"{sheet.name} {variant(algo)}{estimator} {task} seed 0"] = run
     return runs
 
@@ -86,15 +87,15 @@ def collect(runs: Mapping[str, RunConfig]) -> Lines:
         for row, run in enumerate(pack.runs):
             lines[names[run], 0] = {"parameters": digest(pack.state_dict(row)["parameters"])}
         for iteration in train(pack):
-            observations, actions, rewards, ends = listener.take()
+            observations, actions, rewards, ends = listener.take(len(pack))
             for row, run in enumerate(pack.runs):
                 lines[names[run], iteration.number] = {
-                    "start": digest(observations[row, 0]),
-                    "first_action": digest(actions[row, 0]),
-                    "observations": digest(observations[row]),
-                    "actions": digest(actions[row]),
-                    "rewards": digest(rewards[row]),
-                    "ends": digest(ends[row]),
+                    "start": digest(observations[0, row]),
+                    "first_action": digest(actions[0, row]),
+                    "observations": digest(observations[:, row]),
+                    "actions": digest(actions[:, row]),
+                    "rewards": digest(rewards[:, row]),
+                    "ends": digest(ends[:, row]),
                     **outcome(pack, iteration, row),
                 }
     return lines
@@ -118,9 +119,11 @@ class Listener:
         self.steps.append((seen, actions, rewards, np.stack([terminated, truncated], axis=-1)))
         return answer
 
-    def take(self) -> list[np.ndarray]:
-        """Observations (R, T, D), actions (R, T, A) or (R, T), rewards (R, T), ends (R, T, 2) since the last call."""
-        taken = [np.stack(steps, axis=1) for steps in zip(*self.steps, strict=True)]
+    def take(self, runs: int) -> list[np.ndarray]:
+        """Observations (T, R, N, D), actions (T, R, N, A) or (T, R, N), rewards (T, R, N), ends (T, R, N, 2) since the
+        last call."""
+        taken = [np.stack(steps) for steps in zip(*self.steps, strict=True)]
+        taken = [array.reshape(len(array), runs, -1, *array.shape[2:]) for array in taken]
         self.steps.clear()
         return taken
 
@@ -140,7 +143,7 @@ def outcome(pack: Pack, iteration: Iteration, row: int) -> dict[str, str]:
 
 
 def digest(value: Any) -> str:
-    """12 hexadecimal digits over the bytes of a number, text, array or tensor, or of a mapping of them."""
+    """12 hexadecimal digits over the bytes of a number, text, array or tensor, or of a mapping or list of them."""
     return "sha256:" + hashlib.sha256(b"".join(parts(value))).hexdigest()[:12]
 
 
@@ -149,6 +152,9 @@ def parts(value: Any) -> Iterator[bytes]:
         for name in sorted(value):
             yield name.encode()
             yield from parts(value[name])
+    elif isinstance(value, list):
+        for each in value:
+            yield from parts(each)
     else:
         yield np.asarray(value).tobytes()
 

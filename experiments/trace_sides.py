@@ -16,7 +16,7 @@ Lines = dict[tuple[str, int], dict[str, str]]
 """By run and iteration (0: before training), each quantity by name: its exact value or a digest."""
 
 CAUSAL = (
-    "start", "first_action", "observations", "actions", "rewards", "ends", "environment",
+    "start", "first_action", "observations", "actions", "rewards", "ends", "environments",
     "episode_ends", "episode_lengths", "episode_returns", "episode_length", "episode_return",
     "reward_scale", "explained_variance", "filter", "stepsize", "epsilon", "beta",
     "policy_loss", "value_loss", "entropy", "kl", "kl_k1", "kl_k3", "clip_fraction", "std", "update_norm",

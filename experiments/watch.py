@@ -44,7 +44,7 @@ class Agent:
             raise UserError(f"{folder / 'config.json'} is no run of this code: {error}") from error
         self.done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
         self.state = self._newest()
-        self.env_steps = self.state["iteration"] * self.profile.horizon
+        self.env_steps = self.state["iteration"] * self.profile.steps
 
     def _newest(self) -> dict[str, Any]:
         """From the attempt that finished, or else the newest one that has a readable checkpoint."""
@@ -82,13 +82,13 @@ class Agent:
         spaces, size = self.spaces, self.spaces.action_size
         if self.algo.objective == "random":
             return np.asarray(rng.integers(size) if spaces.discrete else rng.uniform(spaces.low, spaces.high))
-        x = self.filter.normalise(observation.astype(np.float64)[None])
-        policy = self.network.policy(self.parameters, x[:, None])[:, 0]
+        x = self.filter.normalise(observation.astype(np.float64)[None, None])
+        policy = self.network.policy(self.parameters, x)
         if not np.isfinite(policy).all():
             raise UserError(f"{self.folder} diverged: its policy gives no finite action")
-        noise = self.distribution.noise(rng, 1, size)[None]
-        perturbation = self.distribution.perturbation(self.parameters, noise)[:, 0]
-        action = self.distribution.act(policy, perturbation if sample else np.zeros_like(policy))[0]
+        noise = self.distribution.noise(rng, 1, size)[None, None]
+        perturbation = self.distribution.perturbation(self.parameters, noise)[:, :, 0]
+        action = self.distribution.act(policy, perturbation if sample else np.zeros_like(policy))[0, 0]
         if spaces.discrete:
             return action
         action = action.astype(np.float64)

@@ -37,7 +37,7 @@ class Lines(Watcher):
     def _moved(self, pack: Pack, iteration: Iteration) -> None:
         if time.monotonic() - self.last > SAY_SECONDS:
             self.last = time.monotonic()
-            steps = (iteration.number - self.first) * pack.profile.horizon * len(pack)
+            steps = (iteration.number - self.first) * pack.profile.steps * len(pack)
             rate = steps / (self.last - self.began)
             say(f"iteration {iteration.number} of {pack.iterations}, {rate:,.0f} env steps/s")
 

@@ -63,3 +63,15 @@ def rewards_to_go(
         following = rewards[..., t] + discount[..., t] * np.where(ended[..., t], next_values[..., t], following)
         returns[..., t] = following
     return returns, returns
+
+
+def whole_return(
+    rewards: ndarray, next_values: ndarray, terminated: ndarray, ended: ndarray, gamma: ndarray
+) -> tuple[ndarray, ndarray]:
+    """At every step of an episode its whole return, discounted from the first step of it that the rollout holds: plain
+    REINFORCE (Williams 1992). V stands in where `rewards_to_go`, the value target, says so."""
+    to_go, value_target = rewards_to_go(rewards, next_values, terminated, ended, gamma)
+    first = np.ones_like(ended)
+    first[..., 1:] = ended[..., :-1]
+    start = np.maximum.accumulate(np.where(first, np.arange(ended.shape[-1]), 0), axis=-1)
+    return np.take_along_axis(to_go, start, axis=-1), value_target

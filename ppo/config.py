@@ -32,7 +32,7 @@ OBJECTIVES = {
 }
 """Each objective's own settings. `random` draws uniform actions, `initial` keeps the untrained policy."""
 
-ADVANTAGES = {"gae": (), "n_step": ("n_step",), "rewards_to_go": ()}
+ADVANTAGES = {"gae": (), "n_step": ("n_step",), "rewards_to_go": (), "whole_return": ()}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Algo:
     epsilon: float | None = None  # ε of the clipped ratio, eq. 7
     beta: float | None = None  # β of the KL penalty, eq. 8; its starting value if adaptive
     kl_target: float | None = None  # d_targ, nats
-    advantage: str = "gae"  # gae | n_step | rewards_to_go
+    advantage: str = "gae"  # gae | n_step | rewards_to_go | whole_return
     gae_lambda: float = 0.95  # λ, eq. 11; read by gae alone
     n_step: int | None = None  # env steps before the value stands in, eq. 10
 
@@ -76,7 +76,8 @@ class Profile:
     """The implementation around the objective. Symbols and units here; each value's source in conf/profile/."""
 
     # The protocol of Table 3
-    horizon: int = 2048  # T, env steps per run and iteration
+    horizon: int = 2048  # T, env steps per actor and iteration
+    actors: int = 1  # N, environments of a run, stepped together
     epochs: int = 10  # K, passes over one rollout
     minibatch_size: int = 64  # M, env steps
     stepsize: float = 3e-4  # Adam's, before its schedule
@@ -128,7 +129,16 @@ class Profile:
             ("epsilon_schedule", ("constant", "linear")),
         ):
             choose(f"profile.{name}", getattr(self, name), choices)
-        for name in ("horizon", "epochs", "minibatch_size", "stepsize", "filter_clip", "reward_clip", "value_clip"):
+        for name in (
+            "horizon",
+            "actors",
+            "epochs",
+            "minibatch_size",
+            "stepsize",
+            "filter_clip",
+            "reward_clip",
+            "value_clip",
+        ):
             positive(f"profile.{name}", getattr(self, name))
         for name in ("filter_prior", "max_grad_norm", "adam_epsilon"):
             positive(f"profile.{name}", getattr(self, name))
@@ -139,13 +149,19 @@ class Profile:
         within_one("profile.gamma", self.gamma)
         if not self.hidden_sizes or any(size < 2 for size in self.hidden_sizes):
             raise UserError(f"profile.hidden_sizes={list(self.hidden_sizes)}: give at least one layer of 2 units")
-        if self.horizon % self.minibatch_size:
-            fitting = [m for m in range(1, self.horizon + 1) if self.horizon % m == 0]
+        if self.steps % self.minibatch_size:
+            fitting = [m for m in range(1, self.steps + 1) if self.steps % m == 0]
             near = min(fitting, key=lambda m: abs(m - self.minibatch_size))
+            times = f" × profile.actors={self.actors}" if self.actors > 1 else ""
             raise UserError(
-                f"profile.minibatch_size={self.minibatch_size} does not divide profile.horizon={self.horizon}; "
+                f"profile.minibatch_size={self.minibatch_size} does not divide profile.horizon={self.horizon}{times}; "
                 f"the nearest that does is {near}"
             )
+
+    @property
+    def steps(self) -> int:
+        """N·T, env steps per run and iteration."""
+        return self.actors * self.horizon
 
 
 @dataclass(frozen=True)
@@ -174,15 +190,16 @@ class RunConfig:
         choose("device", self.device, ("cpu", "cuda"))
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed} is not a seed; seeds are whole numbers from 0 to 2^63 - 1")
-        if self.env_steps < self.profile.horizon:
+        if self.env_steps < self.profile.steps:
+            times = f" × profile.actors={self.profile.actors}" if self.profile.actors > 1 else ""
             raise UserError(
-                f"env_steps={self.env_steps} is less than one iteration (profile.horizon={self.profile.horizon}); "
-                "ask for at least one horizon"
+                f"env_steps={self.env_steps} is less than one iteration, profile.horizon={self.profile.horizon}{times}"
+                f"; ask for at least {self.profile.steps}"
             )
 
     @property
     def iterations(self) -> int:
-        return self.env_steps // self.profile.horizon
+        return self.env_steps // self.profile.steps
 
 
 def choose(name: str, value: Any, choices: Any) -> None:

@@ -49,26 +49,24 @@ class ObservationFilter:
         self._rescale()
 
     def normalise(self, observations: np.ndarray) -> np.ndarray:
-        """(R, D) or (R, T, D) float64 → the same shape, float32."""
+        """(R, …, D) float64 → the same shape, float32."""
         if self.when == "none":
             return observations.astype(np.float32)
-        mean, std = self.moments.mean, self.std
-        if observations.ndim == 3:
-            mean, std = mean[:, None], std[:, None]
-        x = (observations - mean) / std
+        each = (slice(None), *[None] * (observations.ndim - 2))
+        x = (observations - self.moments.mean[each]) / self.std[each]
         if self.clip is not None:
             # Not np.clip, whose overhead would be a tenth of a lone run's step.
             np.minimum(np.maximum(x, -self.clip, out=x), self.clip, out=x)
         return x.astype(np.float32)
 
     def see(self, observations: np.ndarray) -> None:
-        """One new observation per run, (R, D), before it is used."""
+        """One new observation per actor, (R, N, D), before it is used."""
         if self.when == "per_step":
-            self.moments.merge(observations, np.zeros(1), 1)
+            self.moments.merge(observations.mean(axis=1), observations.var(axis=1), observations.shape[1])
             self._rescale()
 
     def see_rollout(self, observations: np.ndarray) -> None:
-        """A whole rollout, (R, T, D), after collection."""
+        """A whole rollout, (R, N·T, D), after collection."""
         if self.when == "per_rollout":
             # Run by run: a sum over a run must not depend on how many runs lie beside it.
             mean = np.stack([run.mean(axis=0) for run in observations])
@@ -100,16 +98,17 @@ class RewardScale:
         """gamma: (R, 1)."""
         self.on, self.clip, self.gamma = profile.scale_rewards, profile.reward_clip, gamma
         self.moments = RunningMoments(runs, 1, self.PRIOR)
-        self.returns = np.zeros((runs, 1))
+        self.returns = np.zeros((runs, profile.actors))
 
     def scale(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """A rollout's rewards, (R, T), in order."""
+        """A rollout's rewards, (R, N, T), in order."""
         scaled = rewards.copy()
-        for t in range(rewards.shape[1] if self.on else 0):
-            self.returns = self.returns * self.gamma + rewards[:, t : t + 1]
-            self.moments.merge(self.returns, np.zeros(1), 1)
-            scaled[:, t : t + 1] /= np.sqrt(self.moments.variance + self.EPSILON)
-            self.returns[ended[:, t]] = 0.0
+        for t in range(rewards.shape[-1] if self.on else 0):
+            self.returns = self.returns * self.gamma + rewards[..., t]
+            mean, variance = self.returns.mean(axis=1, keepdims=True), self.returns.var(axis=1, keepdims=True)
+            self.moments.merge(mean, variance, self.returns.shape[1])
+            scaled[..., t] /= np.sqrt(self.moments.variance + self.EPSILON)
+            self.returns[ended[..., t]] = 0.0
         return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)
 
     def state_dict(self, row: int) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class Pack:
         self.device = torch.device(self.runs[0].device)
         self.numerics = self.runs[0].numerics
         prepare(self.numerics)
-        seeds = [int(generator(run.seed, "environment").integers(MAX_SEED)) for run in self.runs]
-        self.environments = Environments(self.runs[0].env.id, self.runs[0].backend, seeds)
+        actors = self.profile.actors
+        seeds = [generator(run.seed, "environment").integers(MAX_SEED, size=actors) for run in self.runs]
+        self.environments = Environments(self.runs[0].env.id, self.runs[0].backend, np.concatenate(seeds).tolist())
         self.spaces = spaces = self.environments.spaces
         if self.algo.objective == "random" and not (spaces.discrete or np.isfinite(spaces.high - spaces.low).all()):
             raise UserError(f"{self.runs[0].env.id}: its actions have no bounds, so uniform random ones do not exist")
@@ -55,8 +56,8 @@ class Pack:
         self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
         self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))
         self.beta = self.column("beta")
-        self.episode_return = np.zeros(len(self.runs))
-        self.episode_length = np.zeros(len(self.runs), dtype=np.int64)
+        self.episode_return = np.zeros((len(self.runs), actors))
+        self.episode_length = np.zeros((len(self.runs), actors), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -64,7 +65,12 @@ class Pack:
     @property
     def env_steps(self) -> int:
         """Env steps each member has taken."""
-        return self.iteration * self.profile.horizon
+        return self.iteration * self.profile.steps
+
+    @property
+    def observations(self) -> np.ndarray:
+        """What each run's actors see now, raw: (R, N, D) float64."""
+        return self.environments.observations.reshape(len(self), self.profile.actors, -1)
 
     @property
     def remaining(self) -> float:
@@ -74,7 +80,7 @@ class Pack:
     def start(self) -> None:
         """The first reset of every environment. A resumed pack replays instead."""
         self.environments.reset()
-        self.filter.see(self.environments.observations)
+        self.filter.see(self.observations)
 
     def column(self, name: str) -> np.ndarray:
         """A per-run setting as (R, 1) float64; NaN where a run has none."""
@@ -107,9 +113,9 @@ class Pack:
             "beta": float(self.beta[run, 0]),
             "filter": self.filter.state_dict(run),
             "reward_scale": self.reward_scale.state_dict(run),
-            "environment": self.environments.state_dict(run),
-            "episode_return": float(self.episode_return[run]),
-            "episode_length": int(self.episode_length[run]),
+            "environments": [self.environments.state_dict(row) for row in self.rows_of(run)],
+            "episode_return": self.episode_return[run].copy(),
+            "episode_length": self.episode_length[run].copy(),
         }
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
@@ -124,4 +130,8 @@ class Pack:
             self.reward_scale.load_state_dict(run, state["reward_scale"])
             self.episode_return[run] = state["episode_return"]
             self.episode_length[run] = state["episode_length"]
-        self.environments.load_state_dicts([state["environment"] for state in states])
+        self.environments.load_state_dicts([each for state in states for each in state["environments"]])
+
+    def rows_of(self, run: int) -> range:
+        """The environments of a run."""
+        return range(run * self.profile.actors, (run + 1) * self.profile.actors)

@@ -47,18 +47,18 @@ class Gaussian:
         return self.map(lambda parameter: parameter[rows])
 
     @staticmethod
-    def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:
-        """Standard normal, (T, A)."""
-        return rng.standard_normal((horizon, size), dtype=np.float32)
+    def noise(rng: np.random.Generator, steps: int, size: int) -> np.ndarray:
+        """Standard normal, (steps, A)."""
+        return rng.standard_normal((steps, size), dtype=np.float32)
 
     @staticmethod
     def perturbation(parameters: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-        """What the noise of a rollout, (R, T, A), adds to its means."""
-        return np.exp(parameters["log_std"]) * noise
+        """What the noise of a rollout, (R, N, T, A), adds to its means."""
+        return np.exp(parameters["log_std"])[:, None] * noise
 
     @staticmethod
     def act(policy: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
-        """a_t ~ π_θ(·|s_t): the network's output and one step's perturbation, (R, A) each → (R, A)."""
+        """a_t ~ π_θ(·|s_t): the network's output and one step's perturbation, (R, N, A) each → the same."""
         return policy + perturbation
 
 
@@ -91,9 +91,9 @@ class Categorical:
         return self.map(lambda parameter: parameter[rows])
 
     @staticmethod
-    def noise(rng: np.random.Generator, horizon: int, size: int) -> np.ndarray:
-        """Standard Gumbel, (T, A)."""
-        return rng.gumbel(size=(horizon, size)).astype(np.float32)
+    def noise(rng: np.random.Generator, steps: int, size: int) -> np.ndarray:
+        """Standard Gumbel, (steps, A)."""
+        return rng.gumbel(size=(steps, size)).astype(np.float32)
 
     @staticmethod
     def perturbation(_parameters: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ class Categorical:
 
     @staticmethod
     def act(policy: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
-        """a_t ~ π_θ(·|s_t) by the Gumbel-max trick: (R, A) each → (R,)."""
+        """a_t ~ π_θ(·|s_t) by the Gumbel-max trick: (R, N, A) each → (R, N)."""
         return (policy + perturbation).argmax(-1)
 
 

@@ -17,8 +17,8 @@ from ppo.rollout import Rollout
 
 @dataclass
 class Batch:
-    """What the loss reads: leading axes (R, B), or (R, T) for the whole rollout; x is (R, B, D). `old` is π_θold(·|s_t)
-    and `old_value` V_θold(s_t); a minibatch leaves out what no run of its pack asks for."""
+    """What the loss reads: leading axes (R, B), (R, N·T) for the whole rollout; x is (R, B, D). `old` is π_θold(·|s_t),
+    `old_value` V_θold(s_t); a minibatch leaves out what no run of its pack asks for."""
 
     x: Tensor
     action: Tensor
@@ -52,25 +52,37 @@ class Coefficients:
 
 
 def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Advantages, value targets and old values, (R, T) float64 each, under the statistics of the rollout."""
-    with torch.no_grad():
-        values = pack.network.value(pack.parameters, pack.tensor(rollout.x)).cpu().numpy().astype(np.float64)
-        next_values = pack.network.value(pack.parameters, pack.tensor(rollout.next_x)).cpu().numpy().astype(np.float64)
+    """Advantages, value targets and old values, (R, N·T) float64 each, under the statistics of the rollout."""
+    values, next_values = values_of(pack, rollout.x), values_of(pack, rollout.next_x)
     rewards = pack.reward_scale.scale(rollout.rewards, rollout.ended)
-    ended, gamma = rollout.ended, pack.column("gamma")
+    ended, gamma, gae_lambda = rollout.ended, pack.column("gamma")[..., None], pack.column("gae_lambda")[..., None]
     terminated = ended if pack.profile.time_limit == "terminal" else rollout.terminated
     match pack.algo.advantage:
         case "gae":
-            estimate = advantages.gae(rewards, values, next_values, terminated, ended, gamma, pack.column("gae_lambda"))
+            estimate = advantages.gae(rewards, values, next_values, terminated, ended, gamma, gae_lambda)
         case "n_step":
             assert pack.algo.n_step is not None
             estimate = advantages.n_step(rewards, values, next_values, terminated, ended, gamma, pack.algo.n_step)
+        case "whole_return":
+            estimate = advantages.whole_return(rewards, next_values, terminated, ended, gamma)
         case _:
             estimate = advantages.rewards_to_go(rewards, next_values, terminated, ended, gamma)
-    advantage, value_target = estimate
+    advantage, value_target, values = map(merged, (*estimate, values))
     if pack.profile.standardise == "rollout":
         advantage = standardised(advantage, pack.profile.standardise_epsilon)
     return advantage, value_target, values
+
+
+def values_of(pack: Pack, x: np.ndarray) -> np.ndarray:
+    """V_θold of a rollout's inputs, (R, N, T, D) → (R, N, T) float64."""
+    with torch.no_grad():
+        values = pack.network.value(pack.parameters, pack.tensor(merged(x)))
+    return values.cpu().numpy().astype(np.float64).reshape(x.shape[:3])
+
+
+def merged(array: np.ndarray) -> np.ndarray:
+    """(R, N, T, …) → (R, N·T, …): all that a run has seen, one actor after another."""
+    return array.reshape(len(array), -1, *array.shape[3:])
 
 
 def standardised(advantage: np.ndarray, epsilon: float) -> np.ndarray:
@@ -134,10 +146,11 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     filter statistics. Also moves the observation filter (`per_rollout`), and the adaptive β for the *next* update.
     """
     advantage, value_target, values = estimate_advantages(pack, rollout)
-    pack.filter.see_rollout(rollout.observations)
+    observations = merged(rollout.observations)
+    pack.filter.see_rollout(observations)
     # ppo1 recomputes the old policy and value under the new statistics, so the first ratio is exactly 1.
-    x = pack.filter.normalise(rollout.observations) if pack.filter.when == "per_rollout" else rollout.x
-    whole = whole_rollout(pack, x, rollout.actions, advantage, value_target)
+    x = pack.filter.normalise(observations) if pack.filter.when == "per_rollout" else merged(rollout.x)
+    whole = whole_rollout(pack, x, merged(rollout.actions), advantage, value_target)
     coefficients, stepsize = scheduled(pack)
 
     before = pack.flat.clone()
@@ -163,7 +176,7 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
 def whole_rollout(
     pack: Pack, x: np.ndarray, actions: np.ndarray, advantage: np.ndarray, value_target: np.ndarray
 ) -> Batch:
-    """The rollout as one batch, (R, T), with π_θold and V_θold evaluated once, both under the statistics of `x`."""
+    """The rollout as one batch, (R, N·T), with π_θold and V_θold evaluated once, both under the statistics of `x`."""
     inputs, action = pack.tensor(x), pack.tensor(actions)
     with torch.no_grad():
         policy, old_value = pack.network.policy_and_value(pack.parameters, inputs)
@@ -190,13 +203,13 @@ def annealed(pack: Pack, name: str) -> np.ndarray:
 
 
 def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
-    """K epochs of T/M minibatches; every run shuffles by its own named draw. Gathered once per epoch."""
+    """K epochs of N·T/M minibatches; every run shuffles by its own named draw. Gathered once per epoch."""
     profile, runs = pack.profile, len(pack)
-    size, count = profile.minibatch_size, profile.horizon // profile.minibatch_size
-    steps = np.tile(np.arange(profile.horizon), (profile.epochs, 1))
+    size, count = profile.minibatch_size, profile.steps // profile.minibatch_size
+    steps = np.tile(np.arange(profile.steps), (profile.epochs, 1))
     orders = [generator(run.seed, "minibatch", pack.iteration).permuted(steps, axis=1) for run in pack.runs]
     rows = np.stack(orders, axis=1).reshape(profile.epochs, runs, count, size).swapaxes(1, 2)
-    rows = rows + profile.horizon * np.arange(runs)[:, None]  # (K, count, R, M), into the flattened (R·T)
+    rows = rows + profile.steps * np.arange(runs)[:, None]  # (K, count, R, M), into the flattened (R·N·T)
     penalised = any(name.startswith("kl") for name, _ in pack.objective_rows())
     needed = replace(
         whole,

@@ -38,7 +38,7 @@ def small_run(seed: int = 0, iterations: int = 3, env: str = "InvertedPendulum-v
         profile_of(changes.pop("base", "ppo1_2017_08"), **small),
         Env(env),
         seed=seed,
-        env_steps=small["horizon"] * iterations,
+        env_steps=small["horizon"] * small.get("actors", 1) * iterations,
     )
     return replace(run, **changes)
 

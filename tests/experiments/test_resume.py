@@ -36,6 +36,15 @@ def test_stopping_at_every_boundary_changes_no_byte(base: str, env: str, undistu
     assert promised(runs, tmp_path) == undisturbed(runs)
 
 
+def test_stopping_changes_no_byte_of_runs_with_several_actors(undisturbed: Any, tmp_path: Path) -> None:
+    runs = three_runs(base="ppo2_2018", env="Hopper-v4", profile={"actors": 3, "horizon": 64, "minibatch_size": 32})
+    for _ in range(3):
+        with pytest.raises(Killed):
+            train_until_checkpoint(runs, tmp_path, 1)
+    train(runs, tmp_path)
+    assert promised(runs, tmp_path) == undisturbed(runs)
+
+
 @pytest.mark.parametrize("member", [0, 1, 2])
 @pytest.mark.parametrize("moment", ["append", "checkpoint", "finish"])
 def test_a_kill_between_the_writes_of_two_members_changes_no_byte(

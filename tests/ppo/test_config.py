@@ -144,7 +144,7 @@ def test_a_number_out_of_range_is_refused(cls: type, settings: dict, words: str)
 
 
 def other(value: Any, f: Any) -> Any:
-    """A second valid value of a field; numbers are halved, choices swapped."""
+    """A second valid value of a field; numbers are halved, 1 is doubled, choices swapped."""
     swaps = {
         "none": "per_step", "torch": "normc", "tanh": "relu", "auto": "gaussian", "terminal": "bootstrap",
         "corrected": "uncorrected", "constant": "linear",
@@ -157,7 +157,7 @@ def other(value: Any, f: Any) -> Any:
         return swaps[value]
     if isinstance(value, tuple):
         return (*value, 32)
-    return 0.5 if not value else type(value)(value / 2)
+    return 0.5 if not value else type(value)(value / 2) or 2 * value
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Profile)])

@@ -241,33 +241,37 @@ def test_an_environment_that_draws_randomness_in_step_is_refused_by_name(registe
         Environments("TestWobbly-v0", "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
 
 
-def test_collection_holds_every_real_transition_and_no_other(registered) -> None:
-    profile = Profile(horizon=13, minibatch_size=13, observation_filter="none")
-    runs = [RunConfig(profile=profile, env=Env("TestCounter-v0"), backend="gymnasium", seed=s) for s in range(4)]
-    pack = Pack([RunConfig(**{**vars(run), "env_steps": 39}) for run in runs])
+@pytest.mark.parametrize("actors", [1, 3])
+def test_collection_holds_every_real_transition_and_no_other(registered, actors: int) -> None:
+    profile = Profile(horizon=13, actors=actors, minibatch_size=13, observation_filter="none")
+    budget = {"env_steps": 3 * profile.steps, "backend": "gymnasium"}
+    pack = Pack([RunConfig(profile=profile, env=Env("TestCounter-v0"), seed=seed, **budget) for seed in range(4)])
     pack.start()
-    first = pack.environments.observations[:, 0].astype(int).tolist()
-    assert set(first) == {1, 2}, "seeds were meant to start runs both in odd and in even episodes"
+    first = pack.observations[..., 0].astype(int).tolist()
+    assert {1, 2} == {episode for run in first for episode in run}, "seeds were meant to start in odd and even episodes"
     rollouts = []
     for _ in range(3):
         rollouts.append(collect(pack))
         pack.iteration += 1
 
-    for run, episode in enumerate(first):
-        step, finished = 0, [[], [], []]
-        for t in range(39):
-            rollout, now = rollouts[t // 13], (run, t % 13)
-            np.testing.assert_array_equal(rollout.x[now], [episode, step])
-            np.testing.assert_array_equal(rollout.observations[now], [episode, step])
-            step += 1
-            np.testing.assert_array_equal(rollout.next_x[now], [episode, step])
-            assert rollout.rewards[now] == step
-            assert rollout.terminated[now] == (episode % 2 == 1 and step == 3)
-            assert rollout.truncated[now] == (step == 5)
-            if rollout.ended[now]:
-                finished[t // 13].append(Episode(t + 1, {3: 6.0, 5: 15.0}[step], step))
-                episode, step = episode + 1, 0
-        assert [rollout.episodes[run] for rollout in rollouts] == finished
+    for run, episodes in enumerate(first):
+        finished: list[list[Episode]] = [[], [], []]
+        for actor, episode in enumerate(episodes):
+            step = 0
+            for t in range(39):
+                rollout, now = rollouts[t // 13], (run, actor, t % 13)
+                np.testing.assert_array_equal(rollout.x[now], [episode, step])
+                np.testing.assert_array_equal(rollout.observations[now], [episode, step])
+                step += 1
+                np.testing.assert_array_equal(rollout.next_x[now], [episode, step])
+                assert rollout.rewards[now] == step
+                assert rollout.terminated[now] == (episode % 2 == 1 and step == 3)
+                assert rollout.truncated[now] == (step == 5)
+                if rollout.ended[now]:
+                    ended = Episode(t * actors + actor + 1, {3: 6.0, 5: 15.0}[step], step)
+                    finished[t // 13].append(ended)
+                    episode, step = episode + 1, 0
+        assert [rollout.episodes[run] for rollout in rollouts] == [sorted(each) for each in finished]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

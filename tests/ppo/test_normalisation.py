@@ -57,7 +57,7 @@ def test_running_moments_keep_their_precision_far_from_zero():
 def test_filter_off_passes_observations_through():
     data = observations(0)
     filter = ObservationFilter(R, D, Profile(observation_filter="none"))
-    filter.see(data[:, 0])
+    filter.see(data[:, :1])
     filter.see_rollout(data)
     np.testing.assert_array_equal(filter.normalise(data), data.astype(np.float32), strict=True)
 
@@ -70,7 +70,7 @@ def test_filter_standardises_by_all_it_has_seen_when_it_says_so(when):
     probe = observations(2)
     for data in rollouts:
         for t in range(T):
-            filter.see(data[:, t])
+            filter.see(data[:, t : t + 1])
         filter.see_rollout(data)
     seen = np.concatenate(rollouts, axis=1)
     for run in range(R):
@@ -81,13 +81,23 @@ def test_filter_standardises_by_all_it_has_seen_when_it_says_so(when):
     assert filter.normalise(probe).dtype == filter.normalise(probe[:, 4]).dtype == np.float32
 
 
+def test_filter_per_step_sees_all_actors_at_once():
+    filter = ObservationFilter(R, D, Profile(observation_filter="per_step", filter_prior=0.3))
+    data, probe = observations(0, (R, T, 4, D)), observations(1)
+    for t in range(T):
+        filter.see(data[:, t])
+    for run in range(R):
+        mean, variance = moments_of(data[run].reshape(-1, D), 0.3)
+        np.testing.assert_allclose(filter.normalise(probe)[run], (probe[run] - mean) / np.sqrt(variance), rtol=1e-5)
+
+
 def test_filter_per_rollout_stands_still_within_a_rollout_and_per_step_moves_at_once():
     data = observations(0)
     still = ObservationFilter(R, D, Profile(observation_filter="per_rollout"))
-    still.see(data[:, 0])
+    still.see(data[:, :1])
     np.testing.assert_array_equal(still.normalise(data), data.astype(np.float32))
     moving = ObservationFilter(R, D, Profile(observation_filter="per_step", filter_prior=1.0))
-    moving.see(data[:, 0])
+    moving.see(data[:, :1])
     # One observation beside the prior's one: mean x/2, variance (1 + x²)/2 − x²/4.
     x = data[:, 0]
     np.testing.assert_allclose(moving.normalise(x), x / 2 / np.sqrt(0.5 + x * x / 4), rtol=1e-6)
@@ -119,7 +129,7 @@ def test_filter_of_a_run_does_not_know_its_mates(when):
     def run_zero(data):
         filter = ObservationFilter(R, D, Profile(observation_filter=when))
         for t in range(T):
-            filter.see(data[:, t])
+            filter.see(data[:, t : t + 1])
         filter.see_rollout(data)
         return (
             filter.normalise(data)[0].tobytes(),
@@ -152,7 +162,7 @@ def slow_reward_scale(rewards, ended, gamma, clip=None):
 
 def rewards_and_ends(seed):
     rng = np.random.default_rng(seed)
-    return rng.normal(2, 3, size=(R, T)), rng.random((R, T)) < 0.1
+    return rng.normal(2, 3, size=(R, 1, T)), rng.random((R, 1, T)) < 0.1
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
@@ -161,17 +171,20 @@ def test_rewards_are_scaled_as_vec_normalize_does_over_several_rollouts(clip):
     scale = RewardScale(R, Profile(scale_rewards=True, reward_clip=clip), gamma)
     (first, ends), (second, more_ends) = rewards_and_ends(0), rewards_and_ends(1)
     original = first.copy()
-    actual = np.concatenate([scale.scale(first, ends), scale.scale(second, more_ends)], axis=1)
+    actual = np.concatenate([scale.scale(first, ends), scale.scale(second, more_ends)], axis=2)
     np.testing.assert_array_equal(first, original)
     for run in range(R):
-        rewards, ended = np.concatenate([first[run], second[run]]), np.concatenate([ends[run], more_ends[run]])
-        np.testing.assert_allclose(actual[run], slow_reward_scale(rewards, ended, gamma[run, 0], clip), rtol=1e-7)
+        rewards, ended = (
+            np.concatenate([first[run, 0], second[run, 0]]),
+            np.concatenate([ends[run, 0], more_ends[run, 0]]),
+        )
+        np.testing.assert_allclose(actual[run, 0], slow_reward_scale(rewards, ended, gamma[run, 0], clip), rtol=1e-7)
 
 
 def test_rewards_are_only_clipped_when_not_scaled():
     scale = RewardScale(1, Profile(reward_clip=2.0), np.array([[0.9]]))
-    scaled = scale.scale(np.array([[-3.0, 1.0, 5.0]]), np.zeros((1, 3), dtype=bool))
-    np.testing.assert_array_equal(scaled, [[-2.0, 1.0, 2.0]])
+    scaled = scale.scale(np.array([[[-3.0, 1.0, 5.0]]]), np.zeros((1, 1, 3), dtype=bool))
+    np.testing.assert_array_equal(scaled, [[[-2.0, 1.0, 2.0]]])
 
 
 def test_reward_scale_of_a_run_does_not_know_its_mates():
@@ -190,10 +203,10 @@ def test_filter_state_goes_round_and_lands_in_another_row():
     profile = Profile(observation_filter="per_step")
     filter, fresh = ObservationFilter(R, D, profile), ObservationFilter(3, D, profile)
     for t in range(T):
-        filter.see(observations(0)[:, t])
+        filter.see(observations(0)[:, t : t + 1])
     for run in range(R):
         fresh.load_state_dict(run + 1, pickle.loads(pickle.dumps(filter.state_dict(run))))
-    probe, more = observations(1), observations(2)[:, 0]
+    probe, more = observations(1), observations(2)[:, :1]
     padded = np.concatenate([probe[:1], probe])
     np.testing.assert_array_equal(fresh.normalise(padded)[1:], filter.normalise(probe))
     filter.see(more)
@@ -205,7 +218,7 @@ def test_reward_scale_state_goes_round():
     profile, gamma = Profile(scale_rewards=True), np.array([[0.9], [0.5]])
     scale, fresh = RewardScale(R, profile, gamma), RewardScale(R, profile, gamma)
     rewards, ended = rewards_and_ends(0)
-    ended[:, -1] = False
+    ended[..., -1] = False
     scale.scale(rewards, ended)
     for run in range(R):
         fresh.load_state_dict(run, pickle.loads(pickle.dumps(scale.state_dict(run))))
@@ -218,6 +231,6 @@ def test_saved_states_do_not_move_with_their_owner():
     scale.scale(*rewards_and_ends(0))
     states = filter.state_dict(0), scale.state_dict(0)
     before = copy.deepcopy(states)
-    filter.see(observations(0)[:, 0])
+    filter.see(observations(0)[:, :1])
     scale.scale(*rewards_and_ends(1))
     assert pickle.dumps(states) == pickle.dumps(before)

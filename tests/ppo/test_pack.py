@@ -66,6 +66,13 @@ def test_other_shapes_of_network_are_pack_equal() -> None:
         assert traces(some) == {run: together[run] for run in some}
 
 
+def test_runs_of_several_actors_are_pack_equal() -> None:
+    runs = eleven_rows_by_three_seeds("Hopper-v4", base="ppo2_2018", profile={"actors": 4, "horizon": 64})
+    together = traces(runs)
+    for some in (runs[20:21], runs[5:10]):
+        assert traces(some) == {run: together[run] for run in some}
+
+
 @pytest.mark.parametrize("objective", ["random", "initial"])
 def test_policies_that_do_not_learn_are_pack_equal_and_keep_their_parameters(objective: str) -> None:
     runs = [small_run(seed, 2, "Hopper-v4", algo=replace(ROWS[0], objective=objective)) for seed in range(5)]

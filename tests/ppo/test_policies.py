@@ -97,14 +97,15 @@ def test_kl_and_its_gradient_vanish_at_equal_policies():
 
 
 def test_gaussian_actions_are_the_mean_plus_the_scaled_noise():
-    noise = np.array([[1.0, -2.0], [0.0, 0.5]])
-    perturbation = Gaussian.perturbation({"log_std": np.log([0.5, 3.0])}, noise)
-    np.testing.assert_allclose(Gaussian.act(np.array([1.0, 2.0]), perturbation), [[1.5, -4.0], [1.0, 3.5]])
+    noise = np.array([[1.0, -2.0], [0.0, 0.5]])[None, None]
+    perturbation = Gaussian.perturbation({"log_std": np.log([[[0.5, 3.0]]])}, noise)
+    np.testing.assert_allclose(Gaussian.act(np.array([1.0, 2.0]), perturbation)[0, 0], [[1.5, -4.0], [1.0, 3.5]])
 
 
 def test_gaussian_actions_have_the_mean_and_std_of_the_policy():
     noise = Gaussian.noise(np.random.default_rng(3), SAMPLES, 2)
-    actions = Gaussian.act(np.asarray(MEAN), Gaussian.perturbation({"log_std": np.asarray(LOG_STD)}, noise))
+    perturbation = Gaussian.perturbation({"log_std": np.asarray(LOG_STD)[None, None]}, noise[None, None])
+    actions = Gaussian.act(np.asarray(MEAN), perturbation)[0, 0]
     within_three_sigma(actions, MEAN)
     within_three_sigma(np.square(actions - MEAN), np.exp(2 * np.asarray(LOG_STD)))
     within_three_sigma(np.prod(actions - MEAN, axis=1), 0)

@@ -26,6 +26,7 @@ NORMC, ORTHOGONAL = {"init": "normc"}, {"init": "orthogonal"}
 PER_STEP, PER_ROLLOUT = ({"observation_filter": when} for when in ("per_step", "per_rollout"))
 SWITCHES: dict[str, list[tuple[dict[str, Any], tuple[Any, ...]]]] = {
     "horizon": [({}, (64, 96))],
+    "actors": [({}, (1, 2, 3))],
     "epochs": [({}, (2, 3))],
     "minibatch_size": [({}, (16, 32))],
     "stepsize": [({}, (3e-3, 1e-2))],
@@ -76,7 +77,12 @@ VARIANTS: dict[str, list[tuple[Algo, ...]]] = {
     "advantage": [
         tuple(
             Algo("clip", epsilon=0.05, **estimator)
-            for estimator in ({}, {"advantage": "n_step", "n_step": 5}, {"advantage": "rewards_to_go"})
+            for estimator in (
+                {},
+                {"advantage": "n_step", "n_step": 5},
+                {"advantage": "rewards_to_go"},
+                {"advantage": "whole_return"},
+            )
         )
     ],
     "gae_lambda": [tuple(Algo("clip", epsilon=0.05, gae_lambda=value) for value in (0.5, 0.95))],

@@ -83,24 +83,29 @@ class Trainer:
         profile, raw = self.profile, rollout.rewards[self.row]
         if not profile.scale_rewards:
             return raw
-        scaled, returns, discounted = [], [], 0.0
-        for reward, end in zip(raw, rollout.ended[self.row], strict=True):
+        scaled, returns, discounted = [], [], np.zeros(profile.actors)
+        for reward, end in zip(raw.T, rollout.ended[self.row].T, strict=True):
             discounted = profile.gamma * discounted + reward
-            returns.append(discounted)
+            returns.extend(discounted)
             total = 1e-4 + len(returns)
             variance = (1e-4 + np.square(returns).sum()) / total - (np.sum(returns) / total) ** 2
             scaled.append(reward / np.sqrt(variance + 1e-8))
-            discounted = 0.0 if end else discounted
-        return np.clip(scaled, -profile.reward_clip, profile.reward_clip)
+            discounted = np.where(end, 0.0, discounted)
+        return np.clip(scaled, -profile.reward_clip, profile.reward_clip).T
 
     def advantages(self, rollout):
-        """(advantages, value targets, old values)."""
-        rewards, profile, algo = self.rewards(rollout), self.profile, self.algo
+        """(advantages, value targets, old values), one actor after another."""
+        rewards = self.rewards(rollout)
+        each = [self.advantages_of(rollout, rewards[actor], actor) for actor in range(self.profile.actors)]
+        return tuple(np.concatenate(arrays) for arrays in zip(*each, strict=True))
+
+    def advantages_of(self, rollout, rewards, actor):
+        profile, algo, here = self.profile, self.algo, (self.row, actor)
         with torch.no_grad():
-            values = self.agent.value(torch.tensor(rollout.x[self.row])).double().numpy()
-            following = self.agent.value(torch.tensor(rollout.next_x[self.row])).double().numpy()
-        over = rollout.terminated[self.row] | rollout.truncated[self.row]
-        dead = over if profile.time_limit == "terminal" else rollout.terminated[self.row]
+            values = self.agent.value(torch.tensor(rollout.x[here])).double().numpy()
+            following = self.agent.value(torch.tensor(rollout.next_x[here])).double().numpy()
+        over = rollout.terminated[here] | rollout.truncated[here]
+        dead = over if profile.time_limit == "terminal" else rollout.terminated[here]
         worth = np.where(dead, 0.0, following)
         if algo.advantage == "gae":
             advantages, running = np.zeros(len(rewards)), 0.0
@@ -117,12 +122,15 @@ class Trainer:
                 if over[k] or k == last or k - t + 1 == algo.n_step:
                     returns[t] += profile.gamma ** (k - t + 1) * worth[k]
                     break
+        if algo.advantage == "whole_return":
+            starts = [max(k for k in range(t + 1) if k == 0 or over[k - 1]) for t in range(len(returns))]
+            return returns[starts], returns, values
         return returns - (values if algo.advantage == "n_step" else 0.0), returns, values
 
     def observations(self, rollout):
         if self.profile.observation_filter != "per_rollout":
-            return rollout.x[self.row]
-        seen, profile = rollout.observations[self.row], self.profile
+            return np.concatenate(rollout.x[self.row])
+        seen, profile = np.concatenate(rollout.observations[self.row]), self.profile
         total = profile.filter_prior + len(seen)
         mean = seen.sum(axis=0) / total
         variance = (profile.filter_prior + (seen**2).sum(axis=0)) / total - mean**2
@@ -133,7 +141,10 @@ class Trainer:
         advantages, targets, values = self.advantages(rollout)
         if profile.standardise == "rollout":
             advantages = (advantages - np.mean(advantages)) / (np.std(advantages) + profile.standardise_epsilon)
-        x, actions = torch.tensor(self.observations(rollout)).float(), torch.tensor(rollout.actions[self.row])
+        x, actions = (
+            torch.tensor(self.observations(rollout)).float(),
+            torch.tensor(np.concatenate(rollout.actions[self.row])),
+        )
         advantages, targets, values = (torch.tensor(a).float() for a in (advantages, targets, values))
         with torch.no_grad():
             old_log_prob = agent.policy(x).log_prob(actions)
@@ -142,10 +153,10 @@ class Trainer:
             self.adam.param_groups[0]["lr"] = profile.stepsize * alpha
         epsilon = algo.epsilon and algo.epsilon * (alpha if profile.epsilon_schedule == "linear" else 1)
 
-        steps = np.tile(np.arange(profile.horizon), (profile.epochs, 1))
+        steps = np.tile(np.arange(len(x)), (profile.epochs, 1))
         orders = generator(self.run.seed, "minibatch", iteration).permuted(steps, axis=1)
         for order in orders:
-            for i in np.split(order, profile.horizon // profile.minibatch_size):
+            for i in np.split(order, len(x) // profile.minibatch_size):
                 advantage, policy = advantages[i], agent.policy(x[i])
                 if profile.standardise == "minibatch":
                     mean, std = advantage.mean(), advantage.std(correction=0)
@@ -171,7 +182,7 @@ class Trainer:
 
         if algo.objective == "kl_adaptive":
             with torch.no_grad():
-                kl = kl_divergence(old(np.arange(profile.horizon)), agent.policy(x)).mean().item()
+                kl = kl_divergence(old(np.arange(len(x))), agent.policy(x)).mean().item()
             self.beta *= 0.5 if kl < algo.kl_target / 1.5 else 2.0 if kl > 1.5 * algo.kl_target else 1.0
 
     def frozen_policy(self, x):
@@ -198,7 +209,7 @@ BASE = {
 
 def pack_of(env_id, algos=ALGOS, iterations=1, **settings):
     profile = Profile(**BASE | settings)
-    budget = {"env_steps": iterations * profile.horizon, "backend": "gymnasium"}
+    budget = {"env_steps": iterations * profile.steps, "backend": "gymnasium"}
     return Pack([RunConfig(algo, profile, Env(env_id), seed=seed, **budget) for seed, algo in enumerate(algos)])
 
 
@@ -249,6 +260,8 @@ def train_both(pack, iterations=1):
         {"adam_epsilon_at": "corrected", "adam_epsilon": 1e-5, "init": "normc"},
         {"observation_filter": "per_rollout", "filter_clip": 1.0, "filter_prior": 0.5},
         {"observation_filter": "per_step", "scale_rewards": True, "reward_clip": 0.2},
+        {"actors": 3, "observation_filter": "per_rollout", "filter_clip": 1.0, "filter_prior": 0.5},
+        {"actors": 4, "observation_filter": "per_step", "scale_rewards": True, "reward_clip": 0.2},
     ],
     ids=lambda settings: ", ".join(f"{k}={v}" for k, v in settings.items()) or "plain",
 )
@@ -259,19 +272,22 @@ def test_update_of_a_continuous_task_is_the_plain_one(settings):
 @pytest.mark.parametrize("time_limit", ["terminal", "bootstrap"])
 def test_update_treats_time_limits_as_the_plain_one(time_limit):
     rollout = train_both(pack_of("Pendulum-v1", horizon=256, minibatch_size=64, time_limit=time_limit))
-    assert rollout.truncated[:, 199].all() and not rollout.terminated.any()
+    assert rollout.truncated[..., 199].all() and not rollout.terminated.any()
 
 
 @pytest.mark.parametrize("settings", [{}, {"standardise": "minibatch", "entropy_coef": 0.05, "shared_trunk": True}])
 def test_update_of_a_discrete_task_is_the_plain_one(settings):
     rollout = train_both(pack_of("CartPole-v1", **settings))
-    assert rollout.terminated.any(axis=1).all()
+    assert rollout.terminated.any(axis=2).all()
 
 
-@pytest.mark.parametrize("estimator", [{"advantage": "n_step", "n_step": 5}, {"advantage": "rewards_to_go"}])
-def test_update_with_another_advantage_is_the_plain_one(estimator):
-    rollout = train_both(pack_of("CartPole-v1", algos=[replace(algo, **estimator) for algo in ALGOS]))
-    assert rollout.terminated.any(axis=1).all()
+@pytest.mark.parametrize(
+    "estimator", [{"advantage": "n_step", "n_step": 5}, {"advantage": "rewards_to_go"}, {"advantage": "whole_return"}]
+)
+@pytest.mark.parametrize("actors", [1, 3])
+def test_update_with_another_advantage_is_the_plain_one(estimator, actors):
+    rollout = train_both(pack_of("CartPole-v1", [replace(algo, **estimator) for algo in ALGOS], actors=actors))
+    assert rollout.terminated.any(axis=2).all()
 
 
 def test_later_updates_carry_adam_beta_and_schedules_as_the_plain_ones_do():
