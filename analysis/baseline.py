@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.dataset import Dataset, load
-from analysis.from_records import place_of
 from analysis.records import RecordError
 from analysis.scores import UNTRAINED
+from analysis.sources.records import place_of
 
 FOLDER = Path(__file__).parent / "baselines"
 SIMULATORS = ("mujoco", "envpool", "gymnasium", "ale-py")  # another version of these is another task

@@ -2,7 +2,7 @@
 
 A source is a study's name, a records root or any folder inside one; `wandb-files:FOLDER`, offline files of Weights &
 Biases; `wandb:ENTITY/PROJECT`, a project on its server; or what other tools leave: `sb3:`, `evaluations:`,
-`tensorboard:FOLDER`, `csv:FILE` (analysis.from_tools says what they read). What is broken, partial, missing, there
+`tensorboard:FOLDER`, `csv:FILE` (analysis.sources.tools says what they read). What is broken, partial, missing, there
 twice, without its episodes or mixed under one name is refused with its name; all but the last is left out when
 `--leave-out` says so, and then the dataset says it too.
 """
@@ -21,10 +21,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis import from_tools
 from analysis.dataset import FILES, RUN_COLUMNS, RUNS, SCHEMA
-from analysis.from_records import Broken, Collected, place_of, read_run
 from analysis.records import RecordError
+from analysis.sources import tools
+from analysis.sources.records import Broken, Collected, place_of, read_run
 
 TROUBLES = ("broken", "partial", "missing", "twice", "episodes")
 SHOWN = 5  # names per kind of trouble
@@ -88,7 +88,7 @@ def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[s
 def runs_of(source: str, records: Path, trouble: Trouble, note: dict[str, Any]) -> Iterator[Collected | Broken]:
     """The runs that one source names, read one after another."""
     kind, _, where = source.partition(":")
-    if (others := from_tools.runs_of(source)) is not None:
+    if (others := tools.runs_of(source)) is not None:
         yield from others
         return
     if kind in ("wandb", "wandb-files"):
@@ -108,14 +108,14 @@ def runs_of(source: str, records: Path, trouble: Trouble, note: dict[str, Any]) 
 
 def from_wandb(kind: str, where: str, records: Path, trouble: Trouble) -> Iterator[Collected | Broken]:
     """The runs of a server's project, or of offline files; those without their episodes are named."""
-    from analysis import collect_wandb  # it imports wandb, which takes a second that only these sources need
+    from analysis.sources import wandb  # it imports wandb, which takes a second that only these sources need
 
     if kind == "wandb":
-        found = collect_wandb.from_server(where, records / "wandb" / "fetched")
+        found = wandb.from_server(where, records / "wandb" / "fetched")
     else:
-        found = collect_wandb.from_files(Path(where))
+        found = wandb.from_files(Path(where))
     for run in found:
-        if isinstance(run, Collected) and run.row["status"] != "partial" and collect_wandb.lacks_episodes(run):
+        if isinstance(run, Collected) and run.row["status"] != "partial" and wandb.lacks_episodes(run):
             trouble.add("episodes", f"{run.row['source']} has no episodes.csv")
         yield run
 

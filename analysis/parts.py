@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from analysis.bless import compact
 from analysis.collect import refuse_mixed, write
 from analysis.dataset import RUN_COLUMNS, SCHEMA, load
-from analysis.from_records import Broken, Collected, place_of_study, read_run
 from analysis.gates import QUANTITIES
 from analysis.records import RecordError
+from analysis.sources.records import Broken, Collected, place_of_study, read_run
 
 KEPT = ("run", "iteration", "env_steps", *QUANTITIES)  # of the iterations
 

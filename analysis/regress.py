@@ -16,16 +16,17 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from analysis import gates, style
+from analysis import gates
 from analysis.baseline import FOLDER, NUMERICS, Baseline, differences, read_baseline, versions_of
 from analysis.collect import collect
 from analysis.curves import Curves, areas, learning_curves
 from analysis.dataset import Dataset, load
-from analysis.figures_curves import overlaid
-from analysis.from_records import place_of
+from analysis.figures import style
+from analysis.figures.curves import overlaid
 from analysis.gates import MARGIN, VARIANT, Decision, Measured, Return
 from analysis.records import RecordError
 from analysis.scores import UNTRAINED
+from analysis.sources.records import place_of
 from analysis.statistics import Array
 from analysis.tables import number, span
 

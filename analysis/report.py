@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis import figures, findings, replicate, style
+from analysis import findings, replicate
 from analysis.collect import collect
 from analysis.dataset import Dataset, load, parts_of
+from analysis.figures import kinds, style
 from analysis.page import Page, Picture, render
 from analysis.paper import published
 from analysis.records import RecordError
@@ -71,12 +72,12 @@ def doubts(results: Results) -> list[str]:
         f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,
         f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,
         f"Not all runs were measured alike: some scores are of {' and of '.join(others)}.": others,
-        f"Several simulators or kinds of numerics: {', '.join(kinds(results))}.": len(kinds(results)) > 1,
+        f"Several simulators or kinds of numerics: {', '.join(ways(results))}.": len(ways(results)) > 1,
     }
     return [sentence for sentence, holds in told.items() if holds]
 
 
-def kinds(results: Results) -> list[str]:
+def ways(results: Results) -> list[str]:
     return sorted(set((results.runs["backend"] + " " + results.runs["numerics"]).str.strip()))
 
 
@@ -157,7 +158,7 @@ def write(results: Results, title: str, options: argparse.Namespace, out: Path) 
         for ending, as_text in FORMATS.items():
             (building / "tables" / f"{table.name}.{ending}").write_text(as_text(table))
     pictures = []
-    for name, heading, caption, figure in figures.made(results):
+    for name, heading, caption, figure in kinds.made(results):
         style.save(figure, building / "figures" / name)
         pictures.append(Picture(name, heading, caption, building / "figures" / f"{name}.png"))
     page = Page(

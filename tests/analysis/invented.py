@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from analysis import collect
 from analysis.dataset import RUN_COLUMNS, SCHEMA
-from analysis.from_records import Collected, score_of
 from analysis.paper import published
 from analysis.scores import UNTRAINED
+from analysis.sources.records import Collected, score_of
 from ppo.config import Algo, Env, Profile, RunConfig
 
 

@@ -19,9 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from scipy import stats
 
-from analysis import figures, style
 from analysis.curves import Curves
 from analysis.dataset import load
+from analysis.figures import curves, kinds, style
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import Results
@@ -67,7 +67,7 @@ def drawn(folder: Callable[[str], Path]) -> Callable[[str], tuple[Results, dict[
     def of(shape: str) -> tuple[Results, dict[str, Figure]]:
         if shape not in done:
             results = Results(load(folder(shape)))
-            done[shape] = results, {name: figure for name, _, _, figure in figures.made(results)}
+            done[shape] = results, {name: figure for name, _, _, figure in kinds.made(results)}
         return done[shape]
 
     return of
@@ -139,7 +139,7 @@ class TestNumbers:
             for task in TASKS
         }
         blue = style.colours(results.variants)["clip_0.2"]
-        for name, figure in (("curves", figures.curves(results)), ("efficiency", figures.efficiency(results))):
+        for name, figure in (("curves", curves.curves(results)), ("efficiency", curves.efficiency(results))):
             assert np.flatnonzero(np.isnan(values(*lines(figure, blue))[1])).tolist() == [4], name
 
     def test_efficiency_is_the_mean_of_normalised_curves(self, drawn) -> None:
@@ -206,7 +206,7 @@ class TestNumbers:
             for p in PROFILES
             for e in results.environments
         )
-        said = next(caption for name, _, caption, _ in figures.made(results) if name == "multiverse")
+        said = next(caption for name, _, caption, _ in kinds.made(results) if name == "multiverse")
         assert f"in {max(wins, 15 - wins)} of 15 pairs" in said
 
 
@@ -298,17 +298,17 @@ class TestChoice:
     def test_a_study_chooses(self, folder) -> None:
         results = Results(load(folder("quick")))
         results.dataset.note["study"]["figures"] = ["heatmap", "multiverse"]
-        assert [name for name, *_ in figures.made(results)] == ["heatmap"]
+        assert [name for name, *_ in kinds.made(results)] == ["heatmap"]
 
     def test_an_unknown_name_is_one_sentence(self, folder) -> None:
         results = Results(load(folder("quick")))
         results.dataset.note["study"]["figures"] = ["curve"]
         with pytest.raises(RecordError, match="no figure curve; choose among curves, efficiency, profile"):
-            next(figures.made(results))
+            next(kinds.made(results))
 
     def test_raw_scores_say_why(self, folder) -> None:
         results = Results(load(folder("one task, one seed")))
-        said = {name: caption for name, _, caption, _ in figures.made(results)}
+        said = {name: caption for name, _, caption, _ in kinds.made(results)}
         assert results.why_raw in said["intervals"] and results.why_raw in said["heatmap"]
         assert "interval" not in said["intervals"]
 
@@ -316,7 +316,7 @@ class TestChoice:
         missing = [("clip_0.3", "Hopper-v4", seed) for seed in range(2)]
         names = ("clip_0.1", "clip_0.2", "clip_0.3", "random")
         invented.write(tmp_path / "d", np.random.default_rng(0), names, TASKS, 2, STEPS, missing=missing)
-        made = {name: (caption, figure) for name, _, caption, figure in figures.made(Results(load(tmp_path / "d")))}
+        made = {name: (caption, figure) for name, _, caption, figure in kinds.made(Results(load(tmp_path / "d")))}
         assert "Left out, for want of runs on every task: clip_0.3." in made["efficiency"][0]
         texts = {text.get_position(): text.get_text() for text in made["heatmap"][1].axes[0].texts}
         assert texts[0.5, 2.5] == texts[2.5, 2.5] == "–" != texts[1.5, 2.5]
@@ -363,11 +363,11 @@ class TestLegible:
 RENDER = """
 import sys
 from pathlib import Path
-from analysis import figures, style
+from analysis.figures import kinds, style
 from analysis.dataset import load
 from analysis.results import Results
 for folder in sys.argv[2:]:
-    for name, _, caption, figure in figures.made(Results(load(Path(folder)))):
+    for name, _, caption, figure in kinds.made(Results(load(Path(folder)))):
         (Path(sys.argv[1]) / f"{Path(folder).name}-{name}.txt").write_text(caption)
         style.save(figure, Path(sys.argv[1]) / f"{Path(folder).name}-{name}")
 assert "matplotlib.pyplot" not in sys.modules

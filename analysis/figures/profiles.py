@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis import statistics, style
+from analysis import statistics
 from analysis.curves import Band
-from analysis.figures_curves import averageable, grid, say_groups, say_leaving
+from analysis.figures import style
+from analysis.figures.curves import averageable, grid, say_groups, say_leaving
+from analysis.figures.style import Shown, limits
 from analysis.results import Results
 from analysis.statistics import LEVEL, Array
-from analysis.style import Shown, limits
 
 AVERAGE = "normalised average"
 APART = 0.14  # of the room between profiles, from one objective to the next

@@ -7,12 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import scores, statistics, style
+from analysis import scores, statistics
 from analysis.curves import Band, Curves, band, few, pooled
+from analysis.figures import style
+from analysis.figures.style import Group, Look, Shown, limits
 from analysis.results import Results
 from analysis.scores import UNTRAINED
 from analysis.statistics import Array
-from analysis.style import Group, Look, Shown, limits
 
 BANDS = 4  # in one panel; more hide each other
 BANDS_AND_RUNS = 2

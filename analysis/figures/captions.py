@@ -1,13 +1,13 @@
 """What stands below each figure: what is shown, of how many runs, what bands and bars are, and in which unit."""
 
 from analysis.curves import few
-from analysis.figures_curves import averageable, banded_in
-from analysis.figures_profiles import conclusions
+from analysis.figures.curves import averageable, banded_in
+from analysis.figures.profiles import conclusions
+from analysis.figures.style import groups
 from analysis.replicate import SEEDS
 from analysis.results import Results
 from analysis.scores import EPISODES, UNTRAINED
 from analysis.statistics import FEW, LEVEL
-from analysis.style import groups
 
 
 def curves(results: Results) -> str:

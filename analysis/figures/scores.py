@@ -1,8 +1,7 @@
-"""The figures of a report: what each shows, which datasets permit it, and how it is drawn. Pure functions from Results
-to a Figure that belongs to nobody: pyplot and its state are not involved."""
+"""Scores as figures: performance profiles, intervals beside the published ones, and a heat map over tasks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,15 +10,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import captions, scores, statistics, style
-from analysis.figures_curves import COLUMNS, averageable, curves, efficiency
-from analysis.figures_profiles import by_objective, multiverse
+from analysis import scores, statistics
+from analysis.figures import style
+from analysis.figures.curves import COLUMNS, averageable
+from analysis.figures.style import Shown, limits
 from analysis.paper import published
-from analysis.records import RecordError
 from analysis.replicate import SEEDS
 from analysis.results import Results
 from analysis.statistics import LEVEL, Array, Interval
-from analysis.style import Shown, limits
 
 Marks = dict[str, Any]
 
@@ -32,26 +30,6 @@ MEAN: Marks = {"marker": "o", "ls": "", "ms": 5, "mec": "white", "mew": 0.7, "zo
 INTERVAL: Marks = {"lw": 2.2, "zorder": 3}
 RUN: Marks = {"marker": "o", "ls": "", "ms": 2.5, "mew": 0, "alpha": 0.35, "zorder": 2}
 PAPER: Marks = {"marker": "D", "ls": "", "ms": 3.5, "mec": style.INK, "mfc": "white", "mew": 0.8, "zorder": 4}
-
-
-class Kind(NamedTuple):
-    """A figure: its title and caption, whether a dataset permits it, and the function that draws it."""
-
-    title: str
-    caption: Callable[[Results], str]
-    permitted: Callable[[Results], bool]
-    draw: Callable[[Results], Figure]
-
-
-def made(results: Results) -> Iterator[tuple[str, str, str, Figure]]:
-    """Name, title, caption and figure of all that the dataset permits and its study asks for."""
-    wanted = results.dataset.note.get("study", {}).get("figures") or list(FIGURES)
-    if unknown := [name for name in wanted if name not in FIGURES]:
-        raise RecordError(f"there is no figure {', '.join(unknown)}; choose among {', '.join(FIGURES)}")
-    style.use()
-    for name, kind in FIGURES.items():
-        if name in wanted and kind.permitted(results):
-            yield name, kind.title, kind.caption(results), kind.draw(results)
 
 
 def profile(results: Results) -> Figure:
@@ -204,16 +182,3 @@ def shares(table: Array) -> Array:
     ends = [limits([Shown(np.array([value])) for value in column]) for column in table.T]
     low, high = np.array(ends).T
     return (table - low) / (high - low)
-
-
-FIGURES = {
-    "curves": Kind("Learning curves", captions.curves, lambda results: bool(results.trained), curves),
-    "efficiency": Kind("Score against env steps", captions.efficiency, averageable, efficiency),
-    "profile": Kind("Performance profiles", captions.profile, averageable, profile),
-    "intervals": Kind(
-        "Scores and their intervals", captions.intervals, lambda results: bool(results.trained), intervals
-    ),
-    "heatmap": Kind("Scores by task", captions.heatmap, lambda results: len(results.trained) > 1, heatmap),
-    "multiverse": Kind("Across profiles", captions.multiverse, lambda results: bool(by_objective(results)), multiverse),
-}
-"""Every figure by its name, in the order of a report."""

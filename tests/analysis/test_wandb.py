@@ -33,11 +33,11 @@ from mirrored import (
 )
 from wandb_server import SERVE, Behaviour, Run, Server, refusing
 
-from analysis import collect_wandb
-from analysis.collect_wandb import ITERATION_COLUMNS, WHOLE_NUMBERS, from_files, from_server, lacks_episodes
 from analysis.dataset import RUN_COLUMNS
-from analysis.from_records import Broken, Collected, read_run
 from analysis.records import RecordError
+from analysis.sources import wandb as source
+from analysis.sources.records import Broken, Collected, read_run
+from analysis.sources.wandb import ITERATION_COLUMNS, WHOLE_NUMBERS, from_files, from_server, lacks_episodes
 from experiments.record import ITERATION_COLUMNS as WRITTEN
 from ppo.config import Algo, RunConfig
 
@@ -292,13 +292,13 @@ def test_a_server_gives_what_the_records_give_and_is_asked_once(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from analysis import collect_wandb
+from analysis.sources import wandb as source
 written, fsync = [], os.fsync
 def fsync_twice(file):
     written.append(fsync(file))
     if len(written) == 3: os.kill(os.getpid(), signal.SIGKILL)
 os.fsync = fsync_twice
-for run in collect_wandb.from_server("ppo", Path(sys.argv[1])): pass
+for run in source.from_server("ppo", Path(sys.argv[1])): pass
 """
 
 
@@ -436,7 +436,7 @@ def test_settings_of_others_are_refused(
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"REQUEST_SECONDS": 1.0, "PATIENCE_SECONDS": 1, "RETRIES": 1}.items():
-        monkeypatch.setattr(collect_wandb, name, value)
+        monkeypatch.setattr(source, name, value)
 
 
 @pytest.mark.parametrize("behaviour", ["gone", "silent", "401"])

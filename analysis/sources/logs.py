@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import ArrayLike
 
-from analysis.from_records import EPISODES, Broken
-from analysis.from_tensorboard import scalars
+from analysis.sources.records import EPISODES, Broken
+from analysis.sources.tensorboard import scalars
 from analysis.statistics import Array
 
 MEANS = "running means"

@@ -25,9 +25,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from analysis.from_records import EPISODES, Broken, Collected, score_of
 from analysis.records import RecordError
-from analysis.tool_logs import (
+from analysis.sources.logs import (
     MEANS,
     Log,
     episodes_of,
@@ -37,6 +36,7 @@ from analysis.tool_logs import (
     read_events,
     read_monitors,
 )
+from analysis.sources.records import EPISODES, Broken, Collected, score_of
 
 TOOLS: dict[str, tuple[str, Callable[[Sequence[Path]], Log]]] = {
     "sb3": ("*monitor.csv", read_monitors),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.from_records import Broken
+from analysis.sources.records import Broken
 
 LONGEST = 64 << 20  # bytes of a record; beyond it lie damaged files
 EVENT_STEP, EVENT_SUMMARY, SUMMARY_VALUE = 2, 5, 1  # numbers of the fields

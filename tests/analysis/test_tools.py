@@ -17,9 +17,9 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.env_util import make_vec_env
 
 from analysis.dataset import RUN_COLUMNS
-from analysis.from_records import Broken, Collected
-from analysis.from_tools import runs_of, told_by
 from analysis.records import RecordError
+from analysis.sources.records import Broken, Collected
+from analysis.sources.tools import runs_of, told_by
 
 SAMPLES = Path(__file__).parent / "foreign"
 ZOO = SAMPLES / "rl-trained-agents" / "ppo" / "CartPole-v1_1"

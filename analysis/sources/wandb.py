@@ -1,6 +1,6 @@
 """Runs read back from Weights & Biases, as `experiments.mirror` wrote them: offline files, or a project on a server.
 
-A run gives what `from_records.read_run` gives for its folder, `source` apart, as far as W&B has it: infinite values are
+A run gives what `records.read_run` gives for its folder, `source` apart, as far as W&B has it: infinite values are
 empty like NaN, because W&B holds neither; an unfinished run reaches to a checkpoint; and one that was resumed may have
 other timings (`seconds`) than its record, where iterations were trained twice.
 """
@@ -24,8 +24,8 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.util import get_core_path
 
 from analysis.dataset import SCORE_EPISODES
-from analysis.from_records import COUNTS, EPISODES, Broken, Collected, score_of, seconds_of, table
 from analysis.records import RecordError, variant_of
+from analysis.sources.records import COUNTS, EPISODES, Broken, Collected, score_of, seconds_of, table
 
 ITERATION_COLUMNS = (
     *COUNTS, "kl", "kl_k1", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "epsilon", "stepsize",

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_from_tools import CLEANRL, RAY, SB3, broken, raw_monitors, read_one, rows_of, stepped
+from test_tools import CLEANRL, RAY, SB3, broken, raw_monitors, read_one, rows_of, stepped
 
-from analysis.from_records import Broken
-from analysis.from_tensorboard import LONGEST, masked_crc, scalars
+from analysis.sources.records import Broken
+from analysis.sources.tensorboard import LONGEST, masked_crc, scalars
 
 
 def bitwise_crc(data: bytes) -> int:

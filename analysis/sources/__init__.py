@@ -1,0 +1,1 @@
+"""Where runs come from: one module per kind of place."""
