@@ -188,6 +188,15 @@ class Submitted:
         """The iterations at which the workers of a log began."""
         return [int(number) for number in re.findall(r"from iteration (\d+) of", log)]
 
+    def assert_goes_on_by_the_same_command(self) -> None:
+        """A study whose one task ended early: submitted again, it resumes, and nothing tells that it was interrupted."""
+        assert self.status()[1]["counts"] == {"stopped": 1}
+        self.submit()
+        self.ended()
+        (after,) = self.resumed_at(self.log(launch=2))
+        assert after > 0
+        self.assert_as_undisturbed()
+
     def assert_as_undisturbed(self) -> None:
         """All runs are done, once, with the bytes that they have where nothing disturbs them."""
         configs = [entry.run.config for entry in self.entries()]

@@ -114,12 +114,7 @@ def test_scancel_and_the_same_command_again(submitted: Make) -> None:
     slurm("scancel", study.job().id)
     os.kill(pid, signal.SIGCONT)
     study.ended()
-    assert study.status()[1]["counts"] == {"stopped": 1}
-    study.submit()
-    study.ended()
-    (after,) = study.resumed_at(study.log(launch=2))
-    assert after > 0
-    study.assert_as_undisturbed()
+    study.assert_goes_on_by_the_same_command()
 
 
 def test_kill_9_and_the_same_command_again(submitted: Make) -> None:
@@ -133,13 +128,8 @@ def test_kill_9_and_the_same_command_again(submitted: Make) -> None:
     for process in (task, again):
         os.kill(process, signal.SIGKILL)
     study.ended()
-    assert study.status()[1]["counts"] == {"stopped": 1}
-    study.submit()
-    study.ended()
-    (after,) = study.resumed_at(study.log(launch=2))
-    assert after > 0
+    study.assert_goes_on_by_the_same_command()
     assert study.done()["attempt"] == 3
-    study.assert_as_undisturbed()
 
 
 def test_follow_up_submits_what_is_missing(submitted: Make) -> None:
