@@ -189,7 +189,7 @@ class Submitted:
         return [int(number) for number in re.findall(r"from iteration (\d+) of", log)]
 
     def assert_goes_on_by_the_same_command(self) -> None:
-        """A study whose one task ended early: submitted again, it resumes, and nothing tells that it was interrupted."""
+        """A study whose one task ended early: submitted again, it resumes, and nothing tells of the interruption."""
         assert self.status()[1]["counts"] == {"stopped": 1}
         self.submit()
         self.ended()
