@@ -10,7 +10,7 @@ from experiments.compose import NamedRun
 from experiments.dry_run import makespan
 from experiments.identity import run_id
 from experiments.manifest import Entry
-from experiments.packs import Calibration, even, plan
+from experiments.packs import Calibration, even, plan, seconds_per_step
 from ppo.config import Algo, pack_key
 from tests.conftest import ROWS, small_run
 
@@ -74,3 +74,16 @@ def test_calibration_measures_once_per_task_and_larger_packs_cost_less_per_run()
     assert alone > together > 0
     assert measure(small_run(seed=9), 1) == alone  # not measured anew
     assert len(measure.measured) == 1
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"horizon": 192, "minibatch_size": 96},
+        {"horizon": 64, "actors": 3, "minibatch_size": 96},
+        {"horizon": 16, "actors": 8, "minibatch_size": 32},
+        {"horizon": 600, "minibatch_size": 600},
+    ],
+)
+def test_calibration_takes_whole_minibatches_of_any_size(profile: dict[str, int]) -> None:
+    assert seconds_per_step(small_run(env="CartPole-v1", profile=profile), 1) > 0
