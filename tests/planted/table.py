@@ -78,8 +78,8 @@ def rates(what: str, verdicts: Sequence[str], independent: int) -> str:
     high = stats.binomtest(round(wrong * independent), independent).proportion_ci().high
     passed = sum(verdict == "PASS" for verdict in verdicts) / len(verdicts)
     return (
-        f"- {what}: PASS {passed:.1%}, FAIL or CHANGED {wrong:.1%} of {len(verdicts)} gates ({independent} of them "
-        f"without a common seed: at most {high:.0%} with 95 % confidence)"
+        f"- {what}: PASS {passed:.1%}, FAIL or CHANGED {wrong:.1%} of {len(verdicts)} gates (only {independent} of one "
+        f"baseline share no seed, so at most {high:.0%} with 95 % confidence)"
     )
 
 
