@@ -20,6 +20,8 @@ from analysis.sources.records import place_of
 FOLDER = Path(__file__).parent / "baselines"
 SIMULATORS = ("mujoco", "envpool", "gymnasium", "ale-py")  # another version of these is another task
 NUMERICS = ("torch", "numpy")  # another version of these is told, and forbids nothing
+YOUNGER = {"profile.actors": "1"}
+"""Settings younger than some baseline, and what was so before they were: the neutral defaults of ppo/config.py."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def differences(runs: pd.DataFrame, versions: Mapping[str, str], baseline: Basel
     found: dict[str, list[str]] = {}
     for cell in sorted(ours.keys() & theirs.keys()):
         for name in sorted(ours[cell].keys() | theirs[cell].keys()):
-            mine, stored = ours[cell].get(name, "absent"), theirs[cell].get(name, "absent")
+            before = YOUNGER.get(name, "absent")
+            mine, stored = ours[cell].get(name, before), theirs[cell].get(name, before)
             if mine != stored:
                 found.setdefault(f"{name}={mine}, not {stored}", []).append(cell[1])
     return said + [f"{what} ({', '.join(sorted(set(tasks)))})" for what, tasks in found.items()]

@@ -244,7 +244,8 @@ class TestStudies:
         assert list(runs["seed"]) == [0, 1, 0, 1]
         assert note["sources"] == [name] and note["left_out"] == {}
         assert note["study"] == {
-            "name": "tiny", "variants": list(VARIANTS), "overrides": OVERRIDES, "tables": ["scores"], "figures": [],
+            "name": "tiny", "variants": list(VARIANTS), "environments": ["CartPole-v1"], "overrides": OVERRIDES,
+            "tables": ["scores"], "figures": [],
         }  # fmt: skip
 
     def test_name_what_is_missing(

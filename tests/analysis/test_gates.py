@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ from invented import write
 from scipy import stats
 
 from analysis import bless, gates, regress
-from analysis.baseline import Baseline, differences, read_baseline
-from analysis.dataset import load
+from analysis.baseline import FOLDER, YOUNGER, Baseline, differences, read_baseline
+from analysis.dataset import Dataset, load
 from analysis.records import RecordError
+from ppo.config import Profile
 
 ZERO = {"a": 0.0, "b": -10.0}
 
@@ -140,6 +143,14 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
     return stored(tmp_path_factory.mktemp("baselines") / "mine")
 
 
+def without(config: str, names: Iterable[str]) -> str:
+    """A run's settings as they were before some of the profile's existed."""
+    settings = json.loads(config)
+    for name in names:
+        del settings["profile"][name.removeprefix("profile.")]
+    return json.dumps(settings)
+
+
 def part(baseline: Baseline, folder: Path, seeds: range) -> regress.Dataset:
     """The runs of these seeds as a dataset of their own."""
     shutil.copytree(baseline.dataset.folder, folder)
@@ -229,6 +240,21 @@ class TestBaseline:
         assert "profile.gamma=0.9, not 0.99 (Hopper, InvertedPendulum)" in said
         less = runs[~((runs["env"] == "Hopper-v4") & (runs["variant"] == "clip_0.2"))]
         assert differences(less, VERSIONS, baseline) == ["only the baseline has clip_0.2 on Hopper"]
+
+    def test_a_setting_younger_than_the_baseline_counts_as_its_default(self, baseline: Baseline) -> None:
+        added = {f"profile.{f.name}": json.dumps(f.default) for f in fields(Profile)}
+        assert {name: added[name] for name in YOUNGER} == YOUNGER
+        older = baseline.runs.assign(config=[without(config, YOUNGER) for config in baseline.runs["config"]])
+        stale = Baseline("older", Dataset(baseline.dataset.folder, older, baseline.dataset.note), baseline.about)
+        assert differences(baseline.runs, VERSIONS, stale) == []
+        three = baseline.runs.assign(config=baseline.runs["config"].str.replace('"actors": 1', '"actors": 3'))
+        assert differences(three, VERSIONS, stale) == ["profile.actors=3, not 1 (Hopper, InvertedPendulum)"]
+
+    @pytest.mark.parametrize("name", sorted(path.parent.name for path in FOLDER.glob("*/baseline.json")))
+    def test_every_setting_of_today_is_in_a_shipped_one_or_known_to_be_younger(self, name: str) -> None:
+        stored = json.loads(read_baseline(name).runs["config"].iloc[0])["profile"]
+        lacking = {f"profile.{f.name}" for f in fields(Profile)} - {f"profile.{known}" for known in stored}
+        assert lacking <= YOUNGER.keys(), "say in analysis.baseline.YOUNGER what was so before they were"
 
     def test_an_unknown_one_is_named_with_those_that_there_are(self, baseline: Baseline) -> None:
         with pytest.raises(RecordError, match=r"no baseline yours in .* \(mine\)"):

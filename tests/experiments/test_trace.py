@@ -133,13 +133,13 @@ class TestPlantedChanges:
     @pytest.mark.parametrize(
         ("owner", "name", "change", "first", "differ"),
         [
-            (ppo.update, "estimate_advantages", scaled_in_iteration_2, "iteration 2: policy_loss", 21),
-            (ppo.update, "annealed", squared_epsilon_schedule, "iteration 2: epsilon 0.1333 became 0.08889", 9),
+            (ppo.update, "estimate_advantages", scaled_in_iteration_2, "iteration 2: policy_loss", 24),
+            (ppo.update, "annealed", squared_epsilon_schedule, "iteration 2: epsilon 0.1333 became 0.08889", 12),
             (ppo.objectives, "kl_penalty", stronger_penalty, "iteration 1: policy_loss", 9),
             (ppo.objectives, "adapt_beta", bolder_beta, "iteration 1: next_beta", 6),
-            (ppo.rollout, "action_draws", louder_noise, "iteration 1: first_action", 14),
-            (ppo.pack, "initialise", other_weights, "iteration 0: parameters", 21),
-            (ppo.normalisation.RunningMoments, "merge", one_observation_more, "iteration 1: filter", 21),
+            (ppo.rollout, "action_draws", louder_noise, "iteration 1: first_action", 16),
+            (ppo.pack, "initialise", other_weights, "iteration 0: parameters", 24),
+            (ppo.normalisation.RunningMoments, "merge", one_observation_more, "iteration 1: filter", 24),
         ],
     )
     def test_the_first_thing_that_moved_is_named(
@@ -202,11 +202,11 @@ class TestStored:
         assert said(capsys, "--out", file) == (0, "")
         code, words = said(capsys, "--with", file)
         assert code == 0
-        assert words.endswith("9 runs of 3 iterations each:\nthe same, byte for byte\n")
+        assert words.endswith("10 runs of 3 iterations each:\nthe same, byte for byte\n")
         monkeypatch.setattr(ppo.update, "annealed", squared_epsilon_schedule(ppo.update.annealed))
         code, words = said(capsys, "--with", file)
         assert code == 1
-        assert "CartPole-v1 seed 0, iteration 2: epsilon 0.1333 became 0.08889; 3 of 9 runs differ" in words
+        assert "CartPole-v1 seed 0, iteration 2: epsilon 0.1333 became 0.08889; 4 of 10 runs differ" in words
 
     def test_one_line_an_iteration_and_no_word_of_place_or_time(self, tmp_path: Path, capsys: Any) -> None:
         said(capsys, "--out", tmp_path / "trace")
