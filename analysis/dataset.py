@@ -88,8 +88,9 @@ class Dataset:
 
 def parts_of(folder: Path) -> list[Path]:
     """The folder itself, or those of its parts, FOLDER/TASK/PART; see `analysis.parts`."""
-    below = sorted(path.parent for path in folder.glob("*/*/dataset.json"))
-    return [folder] if (folder / "dataset.json").exists() else below or [folder]
+    if (folder / "dataset.json").exists():
+        return [folder]
+    return sorted(path.parent for path in folder.glob("*/*/dataset.json")) or [folder]
 
 
 def load(folder: Path) -> Dataset:
@@ -106,6 +107,7 @@ def load(folder: Path) -> Dataset:
 
 
 def load_part(folder: Path) -> Dataset:
+    """A dataset from the folder that holds its files."""
     missing = [name for name in FILES if not (folder / name).exists()]
     if missing:
         raise RecordError(f"{folder} is no dataset (no {missing[0]}); python -m analysis.collect makes one")

@@ -129,18 +129,9 @@ class Profile:
             ("epsilon_schedule", ("constant", "linear")),
         ):
             choose(f"profile.{name}", getattr(self, name), choices)
-        for name in (
-            "horizon",
-            "actors",
-            "epochs",
-            "minibatch_size",
-            "stepsize",
-            "filter_clip",
-            "reward_clip",
-            "value_clip",
-        ):
+        for name in ("horizon", "epochs", "minibatch_size", "stepsize", "filter_clip", "reward_clip", "value_clip"):
             positive(f"profile.{name}", getattr(self, name))
-        for name in ("filter_prior", "max_grad_norm", "adam_epsilon"):
+        for name in ("actors", "filter_prior", "max_grad_norm", "adam_epsilon"):
             positive(f"profile.{name}", getattr(self, name))
         for name in ("filter_floor", "filter_epsilon", "standardise_epsilon", "value_coef", "entropy_coef"):
             positive(f"profile.{name}", getattr(self, name), zero=True)
@@ -152,9 +143,8 @@ class Profile:
         if self.steps % self.minibatch_size:
             fitting = [m for m in range(1, self.steps + 1) if self.steps % m == 0]
             near = min(fitting, key=lambda m: abs(m - self.minibatch_size))
-            times = f" × profile.actors={self.actors}" if self.actors > 1 else ""
             raise UserError(
-                f"profile.minibatch_size={self.minibatch_size} does not divide profile.horizon={self.horizon}{times}; "
+                f"profile.minibatch_size={self.minibatch_size} does not divide {self.steps_told}; "
                 f"the nearest that does is {near}"
             )
 
@@ -162,6 +152,11 @@ class Profile:
     def steps(self) -> int:
         """N·T, env steps per run and iteration."""
         return self.actors * self.horizon
+
+    @property
+    def steps_told(self) -> str:
+        """The settings that `steps` comes from, for a sentence about them."""
+        return f"profile.horizon={self.horizon}" + (f" × profile.actors={self.actors}" if self.actors > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -191,10 +186,9 @@ class RunConfig:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed} is not a seed; seeds are whole numbers from 0 to 2^63 - 1")
         if self.env_steps < self.profile.steps:
-            times = f" × profile.actors={self.profile.actors}" if self.profile.actors > 1 else ""
             raise UserError(
-                f"env_steps={self.env_steps} is less than one iteration, profile.horizon={self.profile.horizon}{times}"
-                f"; ask for at least {self.profile.steps}"
+                f"env_steps={self.env_steps} is less than one iteration, {self.profile.steps_told}; "
+                f"ask for at least {self.profile.steps}"
             )
 
     @property

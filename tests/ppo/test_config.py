@@ -32,6 +32,17 @@ def test_a_minibatch_that_does_not_divide_the_horizon_gets_the_nearest_that_does
     assert re.search(r"nearest that does is (\d+)$", sentence)[1] == str(nearest)
 
 
+def test_several_actors_are_named_where_their_steps_do_not_fit() -> None:
+    profile = Profile(horizon=16, actors=3, minibatch_size=24)
+    assert profile.steps == 48
+    assert "32 does not divide profile.horizon=16 × profile.actors=3; the nearest that does is 24" in refusal(
+        Profile, horizon=16, actors=3, minibatch_size=32
+    )
+    assert "profile.horizon=16 × profile.actors=3; ask for at least 48" in refusal(
+        RunConfig, profile=profile, env_steps=47
+    )
+
+
 def test_a_budget_below_one_horizon_is_refused() -> None:
     sentence = refusal(RunConfig, env_steps=2047)
     assert "env_steps=2047" in sentence
