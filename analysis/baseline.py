@@ -20,7 +20,14 @@ from analysis.sources.records import place_of
 FOLDER = Path(__file__).parent / "baselines"
 SIMULATORS = ("mujoco", "envpool", "gymnasium", "ale-py")  # another version of these is another task
 NUMERICS = ("torch", "numpy")  # another version of these is told, and forbids nothing
-YOUNGER = {"profile.actors": "1"}
+YOUNGER = {
+    "profile.actors": "1", "profile.segment": "null", "profile.rollouts": "1", "profile.value_fit": '"joint"',
+    "profile.value_stepsize": "null", "profile.optimiser": '"adam"', "profile.rmsprop_decay": "0.99",
+    "profile.rmsprop_epsilon": "1e-05", "profile.stepsize_kl_target": "null", "algo.delta": "null",
+    "algo.average_decay": "null", "algo.kl_accepted": "null", "algo.backtracks": "null", "algo.cg_iterations": "null",
+    "algo.cg_damping": "null", "algo.fisher_every": "null", "algo.candidates": "null", "algo.elite_fraction": "null",
+    "algo.initial_variance": "null", "algo.extra_std": "null", "algo.extra_generations": "null",
+}  # fmt: skip
 """Settings younger than some baseline, and what was so before they were: the neutral defaults of ppo/config.py."""
 
 

@@ -17,6 +17,7 @@ from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("algo", "profile", "env", "tracking")
+DEFAULT_ALGO = "clip"  # of conf/config.yaml
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,16 @@ def known_keys(main: str) -> list[str]:
     return sorted({*keys, *groups_of(main), "env.id", "env.version"})
 
 
+def settings_of_algo(arguments: Sequence[str]) -> list[str]:
+    """The keys of the algo that `arguments` choose: all there are, where the file of it is not ours."""
+    chosen = [argument.removeprefix("algo=") for argument in arguments if argument.startswith("algo=")]
+    path = CONF / "algo" / f"{chosen[-1] if chosen else DEFAULT_ALGO}.yaml"
+    if not path.exists():
+        return [f.name for f in fields(Algo)]
+    values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return [str(name) for name in values.get("algo", values)]
+
+
 def groups_of(main: str) -> tuple[str, ...]:
     return (*GROUPS, "study", "cluster") if main == "launch" else GROUPS
 
@@ -151,3 +162,5 @@ def check_arguments(arguments: Sequence[str], main: str = "config") -> None:
                 raise UserError(f"{argument}: there is no such {key}{hint}")
         if equals and key[0].isalpha() and not key.startswith("hydra") and key not in (known := known_keys(main)):
             raise UserError(f"{argument}: {key} is not a setting{near_matches(key, known)}")
+        if key.startswith("algo.") and key.removeprefix("algo.") not in (own := settings_of_algo(arguments)):
+            raise UserError(f"{argument}: this algo has no such setting; it has {', '.join(own)}")

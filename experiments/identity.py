@@ -47,7 +47,7 @@ def slug(config: RunConfig) -> str:
 
 def variant(algo: Algo) -> str:
     """The objective with its setting: clip_0.2."""
-    settings = [algo.epsilon] if algo.objective == "clip" else [algo.kl_target or algo.beta]
+    settings = [algo.epsilon] if algo.objective == "clip" else [algo.kl_target or algo.beta or algo.delta]
     return "_".join([algo.objective, *(f"{value:g}" for value in settings if value is not None)])
 
 

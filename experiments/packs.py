@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import gcd
+from math import gcd, lcm
 from time import perf_counter
 from typing import Any
 
@@ -82,9 +82,12 @@ class Calibration:
 def seconds_per_step(config: RunConfig, size: int) -> float:
     """Wall seconds in which a pack of `size` takes one env step in each of its runs, updates included."""
     torch.set_num_threads(1)
-    actors = config.profile.actors
-    unit = config.profile.minibatch_size // gcd(config.profile.minibatch_size, actors)
-    profile = replace(config.profile, horizon=unit * -(-CALIBRATED_STEPS // (unit * actors)))
+    profile, actors = config.profile, config.profile.actors
+    if profile.batch < CALIBRATED_STEPS:
+        profile = replace(profile, rollouts=-(-CALIBRATED_STEPS // profile.batch))
+    else:
+        unit = lcm(profile.minibatch_size // gcd(profile.minibatch_size, actors), profile.segment or 1)
+        profile = replace(profile, horizon=unit * -(-CALIBRATED_STEPS // (unit * actors)), rollouts=1)
     small = replace(
         config,
         profile=profile,

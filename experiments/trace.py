@@ -38,18 +38,31 @@ ITERATIONS = 3
 SMALL: dict[str, Any] = {"horizon": 64, "minibatch_size": 16, "epochs": 2, "stepsize": 1e-2}
 """A stepsize at which 8 minibatches make ratios leave 1 ± ε and β move both ways; the rest is each profile's own."""
 
-ALGOS = (
-    Algo("unconstrained"),
-    Algo("clip", epsilon=0.2),
-    Algo("kl_fixed", beta=1.0),
-    Algo("kl_adaptive", beta=1.0, kl_target=0.01),
-    Algo("kl_adaptive", beta=1.0, kl_target=1.0),
-    Algo("random"),
-    Algo("initial"),
-    Algo("clip", epsilon=0.2, advantage="n_step", n_step=5),
-    Algo("clip", epsilon=0.2, advantage="rewards_to_go"),
-    Algo("clip", epsilon=0.2, advantage="whole_return"),
-)
+SEPARATE: dict[str, Any] = {"value_fit": "separate", "shared_trunk": False}
+ALGOS: dict[Algo, dict[str, Any]] = {
+    Algo("unconstrained"): {},
+    Algo("clip", epsilon=0.2): {},
+    Algo("kl_fixed", beta=1.0): {},
+    Algo("kl_adaptive", beta=1.0, kl_target=0.01): {},
+    Algo("kl_adaptive", beta=1.0, kl_target=1.0): {},
+    Algo("random"): {},
+    Algo("initial"): {},
+    Algo("clip", epsilon=0.2, advantage="n_step", n_step=5): {},
+    Algo("clip", epsilon=0.2, advantage="rewards_to_go"): {},
+    Algo("clip", epsilon=0.2, advantage="whole_return"): {},
+    Algo("policy_gradient"): SEPARATE | {"stepsize_schedule": "kl", "stepsize_kl_target": 1e-3},
+    Algo("policy_gradient", advantage="n_step", n_step=5): {"optimiser": "rmsprop_tensorflow", "rollouts": 2},
+    Algo("projected", delta=1e-4, average_decay=0.9): {"optimiser": "rmsprop_torch"},
+    Algo("trajectory_ratio"): {"segment": 8},
+    Algo(
+        "trust_region", delta=0.01, kl_accepted=1.5, backtracks=10, cg_iterations=10, cg_damping=0.1, fisher_every=5
+    ): SEPARATE | {"value_stepsize": 1e-3},
+    Algo("cem", candidates=2, elite_fraction=0.5, initial_variance=1.0, extra_std=0.1, extra_generations=3.0): {
+        "actors": 1
+    },
+}
+"""Each algorithm, and the settings of a profile that are its own."""
+
 TASKS = {"InvertedPendulum-v4": "envpool", "CartPole-v1": "gymnasium", "Reacher-v4": "envpool"}
 """Episodes that end early, discrete actions, several action dimensions with a time limit; and both backends."""
 
@@ -60,9 +73,9 @@ UNSHIPPED: dict[str, Any] = {"shared_trunk": True, "activation": "elu", "entropy
 def grid(sheets: Sequence[Sheet]) -> dict[str, RunConfig]:
     """What is traced, by name: every profile × algorithm × task, of one seed."""
     runs = {}
-    for sheet, algo, (task, backend) in product(sheets, ALGOS, TASKS.items()):
+    for sheet, (algo, needs), (task, backend) in product(sheets, ALGOS.items(), TASKS.items()):
         estimator = "" if algo.advantage == "gae" else f" {algo.advantage}"
-        profile = replace(sheet.profile, **SMALL)
+        profile = replace(sheet.profile, **SMALL | needs)
         run = RunConfig(algo, profile, Env(task), backend, seed=0, env_steps=ITERATIONS * profile.steps)
         runs[f"{sheet.name} {variant(algo)}{estimator} {task} seed 0"] = run
     return runs
@@ -138,6 +151,7 @@ def outcome(pack: Pack, iteration: Iteration, row: int) -> dict[str, str]:
         "episode_returns": " ".join(repr(episode.episode_return) for episode in episodes),
         **{name: repr(float(values[row])) for name, values in iteration.metrics.items()},
         "next_beta": repr(state.pop("beta")),
+        "next_stepsize": repr(state.pop("stepsize")),
         **{name: repr(v) if isinstance(v, bool | int | float) else digest(v) for name, v in state.items()},
     }
 

@@ -20,7 +20,7 @@ CAUSAL = (
     "episode_ends", "episode_lengths", "episode_returns", "episode_length", "episode_return",
     "reward_scale", "explained_variance", "filter", "stepsize", "epsilon", "beta",
     "policy_loss", "value_loss", "entropy", "kl", "kl_k1", "kl_k3", "clip_fraction", "std", "update_norm",
-    "adam", "parameters", "next_beta", "alive",
+    "optimisers", "average", "search", "parameters", "next_beta", "next_stepsize", "alive",
 )  # fmt: skip
 """Quantities of one iteration, causes before effects; whatever is not listed comes last."""
 

@@ -27,10 +27,17 @@ OBJECTIVES = {
     "clip": ("epsilon",),
     "kl_fixed": ("beta",),
     "kl_adaptive": ("beta", "kl_target"),
+    "policy_gradient": (),
+    "trajectory_ratio": (),
+    "projected": ("delta", "average_decay"),
+    "trust_region": ("delta", "kl_accepted", "backtracks", "cg_iterations", "cg_damping", "fisher_every"),
+    "cem": ("candidates", "elite_fraction", "initial_variance", "extra_std", "extra_generations"),
     "random": (),
     "initial": (),
 }
 """Each objective's own settings. `random` draws uniform actions, `initial` keeps the untrained policy."""
+
+SETTINGS = tuple(dict.fromkeys(name for names in OBJECTIVES.values() for name in names))
 
 ADVANTAGES = {"gae": (), "n_step": ("n_step",), "rewards_to_go": (), "whole_return": ()}
 
@@ -43,6 +50,18 @@ class Algo:
     epsilon: float | None = None  # ε of the clipped ratio, eq. 7
     beta: float | None = None  # β of the KL penalty, eq. 8; its starting value if adaptive
     kl_target: float | None = None  # d_targ, nats
+    delta: float | None = None  # δ, nats: how far the policy may go from the old one (TRPO), or from its average (ACER)
+    average_decay: float | None = None  # of the average parameters, per update
+    kl_accepted: float | None = None  # the line search accepts a mean KL up to this times δ
+    backtracks: int | None = None  # step lengths tried, each half the last
+    cg_iterations: int | None = None  # of conjugate gradients
+    cg_damping: float | None = None  # added to the Fisher matrix's diagonal
+    fisher_every: int | None = None  # Fisher products use every so-manieth sample
+    candidates: int | None = None  # parameter vectors per generation, an episode each
+    elite_fraction: float | None = None  # share of the candidates that the next generation is fitted to
+    initial_variance: float | None = None  # of each parameter in the first generation
+    extra_std: float | None = None  # added to the sampling noise, falling linearly …
+    extra_generations: float | None = None  # … to 0 over this many generations
     advantage: str = "gae"  # gae | n_step | rewards_to_go | whole_return
     gae_lambda: float = 0.95  # λ, eq. 11; read by gae alone
     n_step: int | None = None  # env steps before the value stands in, eq. 10
@@ -51,7 +70,7 @@ class Algo:
         choose("algo.objective", self.objective, OBJECTIVES)
         choose("algo.advantage", self.advantage, ADVANTAGES)
         for owner, table, names in (
-            (self.objective, OBJECTIVES, ("epsilon", "beta", "kl_target")),
+            (self.objective, OBJECTIVES, SETTINGS),
             (self.advantage, ADVANTAGES, ("n_step",)),
         ):
             for name in names:
@@ -60,15 +79,25 @@ class Algo:
                     raise UserError(f"algo.{name} is not set, and {owner} needs it")
                 if name not in table[owner] and value is not None:
                     raise UserError(f"algo.{name}={value} means nothing to {owner}; leave it null")
-        positive("algo.epsilon", self.epsilon)
-        positive("algo.beta", self.beta, zero=True)
-        positive("algo.kl_target", self.kl_target)
-        within_one("algo.gae_lambda", self.gae_lambda)
-        positive("algo.n_step", self.n_step)
+        for name in ("epsilon", "kl_target", "n_step", "delta", "kl_accepted", "backtracks", "cg_iterations"):
+            positive(f"algo.{name}", getattr(self, name))
+        for name in ("fisher_every", "candidates", "initial_variance", "extra_generations"):
+            positive(f"algo.{name}", getattr(self, name))
+        for name in ("beta", "cg_damping", "extra_std"):
+            positive(f"algo.{name}", getattr(self, name), zero=True)
+        for name in ("gae_lambda", "average_decay", "elite_fraction"):
+            within_one(f"algo.{name}", getattr(self, name))
+        if self.candidates and self.elites < 1:
+            raise UserError(f"algo.elite_fraction={self.elite_fraction} of {self.candidates} candidates is nobody")
 
     @property
     def learns(self) -> bool:
         return self.objective not in ("random", "initial")
+
+    @property
+    def elites(self) -> int:
+        """Candidates that a generation of CEM keeps."""
+        return round((self.candidates or 0) * (self.elite_fraction or 0.0))
 
 
 @dataclass(frozen=True)
@@ -78,6 +107,8 @@ class Profile:
     # The protocol of Table 3
     horizon: int = 2048  # T, env steps per actor and iteration
     actors: int = 1  # N, environments of a run, stepped together
+    segment: int | None = None  # env steps: estimates end there, V stands in, and minibatches take whole segments
+    rollouts: int = 1  # per iteration, each with its update; an iteration's diagnostics are their mean
     epochs: int = 10  # K, passes over one rollout
     minibatch_size: int = 64  # M, env steps
     stepsize: float = 3e-4  # Adam's, before its schedule
@@ -108,11 +139,21 @@ class Profile:
     value_coef: float = 1.0  # c1 of eq. 9, on the mean squared error
     value_clip: float | None = None  # how far the value may move from its old one, in return units
     entropy_coef: float = 0.0  # c2 of eq. 9, per nat
+    value_fit: str = (
+        "joint"  # joint (one loss) | separate: the policy moves once per rollout, then K epochs fit V alone
+    )
+    value_stepsize: float | None = None  # of the separate fit; the policy's where it has none of its own
     # Optimisation
     max_grad_norm: float | None = None  # over all parameters of a run
+    optimiser: str = "adam"  # adam | rmsprop_torch (ε beside the root, mean square from 0) | rmsprop_tensorflow (in, 1)
+    rmsprop_decay: float = 0.99  # of the mean square, per step
+    rmsprop_epsilon: float = 1e-5
     adam_epsilon: float = 1e-8
     adam_epsilon_at: str = "corrected"  # corrected | uncorrected: √v̂ + ε, or √v + ε as TensorFlow and ppo1 do
-    stepsize_schedule: str = "constant"  # constant | linear: times α, 1 → 0 over the budget
+    stepsize_schedule: str = (
+        "constant"  # constant | linear: times α, 1 → 0 over the budget | kl: by the last update's KL
+    )
+    stepsize_kl_target: float | None = None  # nats, of the schedule `kl`
     epsilon_schedule: str = "constant"  # the same for ε
 
     def __post_init__(self) -> None:
@@ -124,39 +165,65 @@ class Profile:
             ("observation_filter", ("none", "per_rollout", "per_step")),
             ("time_limit", ("terminal", "bootstrap")),
             ("standardise", ("none", "rollout", "minibatch")),
+            ("value_fit", ("joint", "separate")),
+            ("optimiser", ("adam", "rmsprop_torch", "rmsprop_tensorflow")),
             ("adam_epsilon_at", ("corrected", "uncorrected")),
-            ("stepsize_schedule", ("constant", "linear")),
+            ("stepsize_schedule", ("constant", "linear", "kl")),
             ("epsilon_schedule", ("constant", "linear")),
         ):
             choose(f"profile.{name}", getattr(self, name), choices)
         for name in ("horizon", "epochs", "minibatch_size", "stepsize", "filter_clip", "reward_clip", "value_clip"):
             positive(f"profile.{name}", getattr(self, name))
-        for name in ("actors", "filter_prior", "max_grad_norm", "adam_epsilon"):
+        for name in ("actors", "segment", "rollouts", "filter_prior", "max_grad_norm", "adam_epsilon"):
+            positive(f"profile.{name}", getattr(self, name))
+        for name in ("value_stepsize", "rmsprop_epsilon", "stepsize_kl_target"):
             positive(f"profile.{name}", getattr(self, name))
         for name in ("filter_floor", "filter_epsilon", "standardise_epsilon", "value_coef", "entropy_coef"):
             positive(f"profile.{name}", getattr(self, name), zero=True)
         for name in ("hidden_gain", "policy_gain", "value_gain", "log_std_init"):
             finite(f"profile.{name}", getattr(self, name))
         within_one("profile.gamma", self.gamma)
+        within_one("profile.rmsprop_decay", self.rmsprop_decay)
+        if self.value_stepsize is not None and self.value_fit == "joint":
+            raise UserError(f"profile.value_stepsize={self.value_stepsize} means nothing to profile.value_fit=joint")
+        if (self.stepsize_kl_target is None) == (self.stepsize_schedule == "kl"):
+            raise UserError("profile.stepsize_kl_target belongs to profile.stepsize_schedule=kl; set both or neither")
+        if self.shared_trunk and self.value_fit == "separate":
+            raise UserError("profile.value_fit=separate needs networks of their own; set profile.shared_trunk=false")
         if not self.hidden_sizes or any(size < 2 for size in self.hidden_sizes):
             raise UserError(f"profile.hidden_sizes={list(self.hidden_sizes)}: give at least one layer of 2 units")
-        if self.steps % self.minibatch_size:
-            fitting = [m for m in range(1, self.steps + 1) if self.steps % m == 0]
+        if self.batch % self.minibatch_size:
+            fitting = [m for m in range(1, self.batch + 1) if self.batch % m == 0]
             near = min(fitting, key=lambda m: abs(m - self.minibatch_size))
             raise UserError(
-                f"profile.minibatch_size={self.minibatch_size} does not divide {self.steps_told}; "
+                f"profile.minibatch_size={self.minibatch_size} does not divide {self.batch_told}; "
                 f"the nearest that does is {near}"
+            )
+        if self.segment and (self.horizon % self.segment or self.minibatch_size % self.segment):
+            raise UserError(
+                f"profile.segment={self.segment} must divide profile.horizon={self.horizon} and "
+                f"profile.minibatch_size={self.minibatch_size}"
             )
 
     @property
-    def steps(self) -> int:
-        """N·T, env steps per run and iteration."""
+    def batch(self) -> int:
+        """N·T, env steps per run and rollout."""
         return self.actors * self.horizon
+
+    @property
+    def steps(self) -> int:
+        """Env steps per run and iteration."""
+        return self.batch * self.rollouts
+
+    @property
+    def batch_told(self) -> str:
+        """The settings that `batch` comes from, for a sentence about them."""
+        return f"profile.horizon={self.horizon}" + (f" × profile.actors={self.actors}" if self.actors > 1 else "")
 
     @property
     def steps_told(self) -> str:
         """The settings that `steps` comes from, for a sentence about them."""
-        return f"profile.horizon={self.horizon}" + (f" × profile.actors={self.actors}" if self.actors > 1 else "")
+        return self.batch_told + (f" × profile.rollouts={self.rollouts}" if self.rollouts > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -190,6 +257,18 @@ class RunConfig:
                 f"env_steps={self.env_steps} is less than one iteration, {self.profile.steps_told}; "
                 f"ask for at least {self.profile.steps}"
             )
+        objective, profile = self.algo.objective, self.profile
+        if objective == "trust_region" and profile.value_fit != "separate":
+            raise UserError("algo.objective=trust_region moves the policy alone; it needs profile.value_fit=separate")
+        if objective == "cem" and profile.actors > 1:
+            raise UserError(
+                f"algo.objective=cem plays one candidate at a time; profile.actors={profile.actors} must be 1"
+            )
+        if objective == "trajectory_ratio" and not profile.segment and profile.minibatch_size < profile.batch:
+            raise UserError(
+                "algo.objective=trajectory_ratio multiplies the ratios of whole trajectories, which small minibatches "
+                f"tear apart; set profile.minibatch_size={profile.batch}, or profile.segment"
+            )
 
     @property
     def iterations(self) -> int:
@@ -220,7 +299,7 @@ def within_one(name: str, value: float | None) -> None:
 
 
 PER_RUN = {
-    Algo: ("objective", "epsilon", "beta", "kl_target", "gae_lambda"),
+    Algo: ("objective", "epsilon", "beta", "kl_target", "delta", "gae_lambda"),
     Profile: ("stepsize", "gamma", "value_coef", "entropy_coef"),
 }
 """What may differ between the members of one pack: settings that become one number per run. All else gives a tensor its
@@ -233,5 +312,5 @@ def pack_key(run: RunConfig) -> tuple[Any, ...]:
     def shared(settings: Any) -> tuple[Any, ...]:
         return tuple(getattr(settings, f.name) for f in fields(settings) if f.name not in PER_RUN[type(settings)])
 
-    kind = "learner" if run.algo.learns else run.algo.objective
+    kind = run.algo.objective if run.algo.objective in ("trust_region", "cem", "random", "initial") else "surrogate"
     return (kind, shared(run.algo), shared(run.profile), run.env, run.backend, run.numerics, run.device, run.env_steps)

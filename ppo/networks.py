@@ -73,6 +73,15 @@ class Network:
             pieces += [view.flatten(1), *([view.new_zeros(len(view), gap)] if gap else [])]
         return torch.cat(pieces, dim=1)
 
+    def policy_columns(self) -> np.ndarray:
+        """Where in a flat row the numbers lie that decide a policy's likeliest action, ascending."""
+        columns = []
+        for name, shape in self.shapes.items():
+            if name.startswith(("policy.", "trunk.")):
+                places = self.offsets[name] + np.arange(math.prod(shape)).reshape(shape)
+                columns.append(places[:, : self.output_size] if ".head." in name else places)
+        return np.concatenate([places.ravel() for places in columns])
+
     def policy(self, parameters: Mapping[str, Array], x: Array) -> Array:
         """x: (R, B, D) → (R, B, A)."""
         return self._head(parameters, "policy", self._hidden(parameters, self.trunks[0], x))[..., : self.output_size]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppo.adam import Adam
+from ppo.cem import CrossEntropyMethod
 from ppo.config import OBJECTIVES, RunConfig, UserError, pack_key
 from ppo.environments import MAX_SEED, Environments
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter, RewardScale
 from ppo.numerics import prepare
+from ppo.optimisers import optimiser
 from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
 from ppo.randomness import generator
 
@@ -29,7 +30,7 @@ class Pack:
         self.runs = sorted(runs, key=lambda run: list(OBJECTIVES).index(run.algo.objective))
         self.algo, self.profile = self.runs[0].algo, self.runs[0].profile
         self.iterations = self.runs[0].iterations
-        self.iteration = 0
+        self.rollout = 0  # how many were collected and learnt from
         self.alive = np.ones(len(self.runs), dtype=bool)
 
         if self.runs[0].device == "cuda" and not torch.cuda.is_available():
@@ -49,13 +50,22 @@ class Pack:
         self.network = Network(spaces.observation_size, spaces.action_size, gaussian, self.profile)
         start = [initialise(self.network, self.profile, generator(run.seed, "weights")) for run in self.runs]
         self.flat = torch.from_numpy(np.stack(start)).to(self.device)
-        self.adam = Adam(self.flat, self.profile)
+        separate = self.profile.value_fit == "separate"
+        self.optimisers = [optimiser(self.flat, self.profile) for _ in range(2 if separate else 1)]  # the second: of V
         self.parameters = self.network.views(self.flat)
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.parameters.items()}
 
         self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
         self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))
-        self.beta = self.column("beta")
+        self.beta, self.stepsize = self.column("beta"), self.column("stepsize")
+        self.average = self.flat.clone() if self.algo.average_decay is not None else None
+        self.policy_columns = torch.from_numpy(self.network.policy_columns())
+        self.search: CrossEntropyMethod | None = None
+        if self.algo.objective == "cem":
+            means = self.flat[:, self.policy_columns].cpu().numpy()
+            self.search = CrossEntropyMethod(means, self.algo, [run.seed for run in self.runs])
+            for run in range(len(self.runs)):
+                self.load_candidate(run)
         self.episode_return = np.zeros((len(self.runs), actors))
         self.episode_length = np.zeros((len(self.runs), actors), dtype=np.int64)
 
@@ -63,9 +73,14 @@ class Pack:
         return len(self.runs)
 
     @property
+    def iteration(self) -> int:
+        """How many are complete."""
+        return self.rollout // self.profile.rollouts
+
+    @property
     def env_steps(self) -> int:
-        """Env steps each member has taken."""
-        return self.iteration * self.profile.steps
+        """Env steps each member has taken and learnt from."""
+        return self.rollout * self.profile.batch
 
     @property
     def observations(self) -> np.ndarray:
@@ -74,8 +89,8 @@ class Pack:
 
     @property
     def remaining(self) -> float:
-        """α: 1 at the start, falling linearly over the budget; taken at the iteration's start (section 6.4)."""
-        return 1 - self.iteration / self.iterations
+        """α: 1 at the start, falling linearly over the budget; taken at the rollout's start (section 6.4)."""
+        return 1 - self.rollout / (self.iterations * self.profile.rollouts)
 
     def start(self) -> None:
         """The first reset of every environment. A resumed pack replays instead."""
@@ -103,14 +118,32 @@ class Pack:
         first = {name: names.index(name) for name in names}
         return [(name, slice(start, start + names.count(name))) for name, start in first.items()]
 
+    def flat_gradient(
+        self, total: torch.Tensor, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> torch.Tensor:
+        """∂total/∂θ as (R, P), 0 where `total`, a sum over runs, does not depend on a parameter."""
+        leaves = list(self.leaves.values())
+        gradients = torch.autograd.grad(
+            total, leaves, retain_graph=retain_graph, create_graph=create_graph, materialize_grads=True
+        )
+        return self.network.flatten(gradients)
+
+    def load_candidate(self, run: int) -> None:
+        """The search's next candidate becomes the policy that acts."""
+        assert self.search is not None
+        self.flat[run, self.policy_columns] = torch.from_numpy(self.search.candidate(run)).to(self.flat)
+
     def state_dict(self, run: int) -> dict[str, Any]:
         """All that row `run` must remember at an iteration boundary. Randomness needs nothing: its draws have names."""
         return {
             "iteration": self.iteration,
             "alive": bool(self.alive[run]),
             "parameters": self.flat[run].cpu().clone(),
-            "adam": self.adam.state_dict(run),
+            "optimisers": [each.state_dict(run) for each in self.optimisers],
             "beta": float(self.beta[run, 0]),
+            "stepsize": float(self.stepsize[run, 0]),
+            **({} if self.average is None else {"average": self.average[run].cpu().clone()}),
+            **({} if self.search is None else {"search": self.search.state_dict(run)}),
             "filter": self.filter.state_dict(run),
             "reward_scale": self.reward_scale.state_dict(run),
             "environments": [self.environments.state_dict(row) for row in self.rows_of(run)],
@@ -120,12 +153,18 @@ class Pack:
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
         """One state per member, in the order of `runs`, all at the same iteration."""
-        (self.iteration,) = {state["iteration"] for state in states}
+        (iteration,) = {state["iteration"] for state in states}
+        self.rollout = iteration * self.profile.rollouts
         for run, state in enumerate(states):
             self.alive[run] = state["alive"]
             self.flat[run] = torch.as_tensor(state["parameters"], device=self.device)
-            self.adam.load_state_dict(run, state["adam"])
-            self.beta[run] = state["beta"]
+            for each, remembered in zip(self.optimisers, state["optimisers"], strict=True):
+                each.load_state_dict(run, remembered)
+            self.beta[run], self.stepsize[run] = state["beta"], state["stepsize"]
+            if self.average is not None:
+                self.average[run] = torch.as_tensor(state["average"], device=self.device)
+            if self.search is not None:
+                self.search.load_state_dict(run, state["search"])
             self.filter.load_state_dict(run, state["filter"])
             self.reward_scale.load_state_dict(run, state["reward_scale"])
             self.episode_return[run] = state["episode_return"]

@@ -39,6 +39,10 @@ class Gaussian:
         log_ratio = self.log_std - new.log_std
         return 0.5 * (torch.expm1(2 * log_ratio) + difference * difference - 2 * log_ratio).sum(-1)
 
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.mean, self.log_std
+
     def map(self, f: Callable[[Tensor], Tensor]) -> "Gaussian":
         """The distribution with f applied to its parameters."""
         return Gaussian(f(self.mean), f(self.log_std))
@@ -82,6 +86,10 @@ class Categorical:
         """KL[self, new], exact."""
         assert isinstance(new, Categorical)
         return (self.log_probs.exp() * (self.log_probs - new.log_probs)).sum(-1)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.logits,)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Categorical":
         """The distribution with f applied to its parameters."""

@@ -37,12 +37,14 @@ class Rollout:
 
 
 def action_draws(pack: Pack) -> np.ndarray:
-    """This iteration's named draws: noise for the policy (R, N, T, A), or for `random` the actions themselves."""
-    steps, spaces = pack.profile.steps, pack.spaces
-    draws = []
+    """This rollout's named draws: noise for the policy (R, N, T, A), or for `random` the actions themselves."""
+    steps, spaces = pack.profile.batch, pack.spaces
+    draws: list[np.ndarray] = []
     for run in pack.runs:
-        rng = generator(run.seed, "action", pack.iteration)
-        if run.algo.objective != "random":
+        rng = generator(run.seed, "action", pack.rollout)
+        if run.algo.objective == "cem":
+            draws.append(np.zeros((steps, spaces.action_size), dtype=np.float32))  # its candidates act likeliest
+        elif run.algo.objective != "random":
             draws.append(pack.distribution_class.noise(rng, steps, spaces.action_size))
         elif spaces.discrete:
             draws.append(rng.integers(spaces.action_size, size=steps))
@@ -52,6 +54,11 @@ def action_draws(pack: Pack) -> np.ndarray:
     return np.stack([draw.reshape(*shape[1:], *draw.shape[1:]) for draw in draws])
 
 
+def acting(pack: Pack) -> dict[str, np.ndarray]:
+    """The policies' present parameters, for NumPy."""
+    return {name: values.cpu().numpy() for name, values in pack.parameters.items()}
+
+
 def collect(pack: Pack) -> Rollout:
     """One rollout; also marks members whose actions or rewards are no longer finite as not alive."""
     spaces, environments = pack.spaces, pack.environments
@@ -59,7 +66,7 @@ def collect(pack: Pack) -> Rollout:
     uniform = pack.algo.objective == "random"
     clip = pack.profile.clip_actions and not spaces.discrete
     draws = action_draws(pack)
-    parameters = {name: values.cpu().numpy() for name, values in pack.parameters.items()}
+    parameters = acting(pack)
     perturbation = draws if uniform else pack.distribution_class.perturbation(parameters, draws)
 
     shape = (runs, actors, horizon)
@@ -106,6 +113,10 @@ def collect(pack: Pack) -> Rollout:
                 step = pack.env_steps + t * actors + int(actor) + 1
                 total, length = pack.episode_return[run, actor], pack.episode_length[run, actor]
                 rollout.episodes[run].append(Episode(step, float(total), int(length)))
+                if pack.search is not None:
+                    pack.search.tell(run, float(total))
+                    pack.load_candidate(run)
+                    parameters = acting(pack)
             pack.episode_return[ended], pack.episode_length[ended] = 0.0, 0
             before = perf_counter()
             environments.reset(np.flatnonzero(ended))

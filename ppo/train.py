@@ -1,5 +1,6 @@
 """The training loop: Algorithm 1 of the paper, for a pack of runs."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,7 +19,7 @@ class Iteration:
     number: int  # from 1
     env_steps: int  # of each run, at the iteration's end
     episodes: list[list[Episode]]  # finished in this iteration, per run
-    metrics: dict[str, np.ndarray]  # diagnostics of the update, (R,) each; empty for a policy that does not learn
+    metrics: dict[str, np.ndarray]  # diagnostics of the updates, (R,) each; empty for a policy that does not learn
     alive: np.ndarray  # (R,) bool: False once a run's parameters, actions or rewards are NaN or infinite
     seconds: dict[str, float]  # environment, inference, update: of the whole pack
 
@@ -31,13 +32,22 @@ def train(pack: Pack) -> Iterator[Iteration]:
         compute advantage estimates Â_1, …, Â_T
         optimise the surrogate wrt θ, with K epochs and minibatch size M
         θold ← θ
+
+    An iteration does so `profile.rollouts` times: once in the paper; often in A2C, whose rollouts are short.
     """
-    if pack.iteration == 0:
+    if pack.rollout == 0:
         pack.start()
     while pack.iteration < pack.iterations and pack.alive.any():
-        rollout = collect(pack)
-        began = perf_counter()
-        metrics = update(pack, rollout) if pack.algo.learns else {}
-        seconds = rollout.seconds | {"update": perf_counter() - began}
-        pack.iteration += 1
-        yield Iteration(pack.iteration, pack.env_steps, rollout.episodes, metrics, pack.alive.copy(), seconds)
+        episodes: list[list[Episode]] = [[] for _ in pack.runs]
+        seconds: Counter[str] = Counter()
+        updates = []
+        for _ in range(pack.profile.rollouts):
+            rollout = collect(pack)
+            began = perf_counter()
+            updates.append(update(pack, rollout))
+            pack.rollout += 1
+            seconds.update(rollout.seconds | {"update": perf_counter() - began})
+            for known, new in zip(episodes, rollout.episodes, strict=True):
+                known += new
+        metrics = {name: np.mean([each[name] for each in updates], axis=0) for name in updates[0]}
+        yield Iteration(pack.iteration, pack.env_steps, episodes, metrics, pack.alive.copy(), dict(seconds))

@@ -1,62 +1,31 @@
-"""Optimisation: K epochs of minibatch Adam on the surrogate (Algorithm 1), for every run of a pack at once."""
+"""Optimisation: K epochs of minibatch steps on the surrogate (Algorithm 1), for every run of a pack at once."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppo import advantages, objectives
+from ppo.losses import Batch, Coefficients, loss, policy_loss, value_loss
 from ppo.numerics import variant
 from ppo.pack import Pack
-from ppo.policies import Distribution
 from ppo.randomness import generator
 from ppo.rollout import Rollout
-
-
-@dataclass
-class Batch:
-    """What the loss reads: leading axes (R, B), (R, N·T) for the whole rollout; x is (R, B, D). `old` is π_θold(·|s_t),
-    `old_value` V_θold(s_t); a minibatch leaves out what no run of its pack asks for."""
-
-    x: Tensor
-    action: Tensor
-    log_prob: Tensor
-    advantage: Tensor
-    value_target: Tensor
-    old: Distribution | None
-    old_value: Tensor | None
-
-    def map(self, f: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with f applied to each of its tensors."""
-        return Batch(
-            f(self.x),
-            f(self.action),
-            f(self.log_prob),
-            f(self.advantage),
-            f(self.value_target),
-            None if self.old is None else self.old.map(f),
-            None if self.old_value is None else f(self.old_value),
-        )
-
-
-@dataclass
-class Coefficients:
-    """This iteration's numbers, (R, 1) each."""
-
-    epsilon: Tensor
-    beta: Tensor
-    value_coef: Tensor
-    entropy_coef: Tensor
+from ppo.trust_region import natural_step
 
 
 def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Advantages, value targets and old values, (R, N·T) float64 each, under the statistics of the rollout."""
-    values, next_values = values_of(pack, rollout.x), values_of(pack, rollout.next_x)
     rewards = pack.reward_scale.scale(rollout.rewards, rollout.ended)
-    ended, gamma, gae_lambda = rollout.ended, pack.column("gamma")[..., None], pack.column("gae_lambda")[..., None]
-    terminated = ended if pack.profile.time_limit == "terminal" else rollout.terminated
+    terminated = rollout.ended if pack.profile.time_limit == "terminal" else rollout.terminated
+    gamma, gae_lambda = pack.column("gamma")[..., None], pack.column("gae_lambda")[..., None]
+    segment = pack.profile.segment or pack.profile.horizon
+    values, next_values, rewards, terminated, ended = (
+        array.reshape(len(pack), -1, segment)
+        for array in (values_of(pack, rollout.x), values_of(pack, rollout.next_x), rewards, terminated, rollout.ended)
+    )
     match pack.algo.advantage:
         case "gae":
             estimate = advantages.gae(rewards, values, next_values, terminated, ended, gamma, gae_lambda)
@@ -91,72 +60,73 @@ def standardised(advantage: np.ndarray, epsilon: float) -> np.ndarray:
     return (advantage - mean) / (std + epsilon)
 
 
-def surrogate(pack: Pack, ratio: Tensor, batch: Batch, new: Distribution, c: Coefficients) -> Tensor:
-    """Each run's objective on its own rows, (R, B). A run without penalty never meets a KL, so no 0·∞ arises."""
-    parts = []
-    for name, rows in pack.objective_rows():
-        match name:
-            case "clip":
-                part = objectives.clip(ratio[rows], batch.advantage[rows], c.epsilon[rows])
-            case "kl_fixed" | "kl_adaptive":
-                assert batch.old is not None
-                kl = batch.old.rows(rows).kl(new.rows(rows))
-                part = objectives.kl_penalty(ratio[rows], batch.advantage[rows], kl, c.beta[rows])
-            case _:
-                part = objectives.unconstrained(ratio[rows], batch.advantage[rows])
-        parts.append(part)
-    return torch.cat(parts)
-
-
-def loss(pack: Pack, parameters: Mapping[str, Tensor], batch: Batch, c: Coefficients) -> dict[str, Tensor]:
-    """−L^{CLIP+VF+S} (section 5, eq. 9) and its parts, one number per run: (R,) each."""
-    policy, value = pack.network.policy_and_value(parameters, batch.x)
-    new = pack.distribution(parameters, policy)
-    ratio = torch.exp(new.log_prob(batch.action) - batch.log_prob)
-    policy_loss = -surrogate(pack, ratio, batch, new, c).mean(-1)
-
-    error = (value - batch.value_target).square()
-    if batch.old_value is not None and pack.profile.value_clip is not None:
-        bound = pack.profile.value_clip
-        clipped = batch.old_value + torch.clamp(value - batch.old_value, -bound, bound)
-        error = torch.maximum(error, (clipped - batch.value_target).square())
-    value_loss = error.mean(-1)
-
-    entropy = new.entropy().mean(-1)
-    total = policy_loss + c.value_coef[:, 0] * value_loss - c.entropy_coef[:, 0] * entropy
-    return {"loss": total, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-
-
 def minibatch_step(pack: Pack, batch: Batch, c: Coefficients, rate: Tensor, epsilon: Tensor) -> None:
-    """One Adam step of every run, in place. The sum over runs asks for all gradients at once: a run's parameters meet
-    its own loss alone."""
-    # Compiled code must make its own views: handed tensors that share memory, it copies them all.
-    leaves = pack.leaves
-    if torch.compiler.is_compiling():
-        leaves = {name: view.detach().requires_grad_() for name, view in pack.network.views(pack.flat).items()}
+    """One step of every run on the joint loss, in place. The sum over runs asks for all gradients at once: a run's
+    parameters meet its own loss alone."""
+    leaves = fresh_leaves(pack)
     total = loss(pack, leaves, batch, c)["loss"].sum()
     gradients = torch.autograd.grad(total, list(leaves.values()))
-    pack.adam.move(pack.network.flatten(gradients), rate, epsilon)
+    pack.optimisers[0].move(pack.network.flatten(gradients), rate, epsilon)
+
+
+def value_step(pack: Pack, batch: Batch, c: Coefficients, rate: Tensor, epsilon: Tensor) -> None:
+    """One step of every run's value network alone, in place."""
+    leaves = fresh_leaves(pack)
+    total = (c.value_coef[:, 0] * value_loss(pack, pack.network.value(leaves, batch.x), batch)).sum()
+    of_value = [name for name in leaves if name.startswith("value.")]
+    found = dict(zip(of_value, torch.autograd.grad(total, [leaves[name] for name in of_value]), strict=True))
+    gradients = [found[name] if name in found else torch.zeros_like(leaf) for name, leaf in leaves.items()]
+    pack.optimisers[1].move(pack.network.flatten(gradients), rate, epsilon)
+
+
+def fresh_leaves(pack: Pack) -> dict[str, Tensor]:
+    """The parameters to differentiate by. Compiled code must make its own views: handed tensors that share memory, it
+    copies them all."""
+    if not torch.compiler.is_compiling():
+        return pack.leaves
+    return {name: view.detach().requires_grad_() for name, view in pack.network.views(pack.flat).items()}
+
+
+def policy_step(pack: Pack, whole: Batch, c: Coefficients, stepsize: Tensor) -> None:
+    """The one step of every run's policy on the whole rollout, in place (profile.value_fit=separate)."""
+    if pack.algo.objective == "trust_region":
+        assert whole.old is not None
+        natural_step(pack, whole.x, whole.action, whole.log_prob, whole.advantage, whole.old)
+        return
+    new = pack.distribution(pack.leaves, pack.network.policy(pack.leaves, whole.x))
+    of_policy, entropy = policy_loss(pack, new, whole, c)
+    bias, epsilon = pack.optimisers[0].next_step()
+    gradient = pack.flat_gradient((of_policy - c.entropy_coef[:, 0] * entropy).sum())
+    pack.optimisers[0].move(gradient, stepsize * bias, epsilon)
 
 
 def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
-    """One update of every run; returns its diagnostics, (R,) float64 each.
+    """One update of every run; returns its diagnostics, (R,) float64 each: none for a policy that does not learn.
 
     Losses, KL, ratio and entropy are measured after the last epoch over the whole rollout, under the update's own
-    filter statistics. Also moves the observation filter (`per_rollout`), and the adaptive β for the *next* update.
+    filter statistics. Also moves the observation filter (`per_rollout`), and what adapts for the *next* update.
     """
+    if pack.search is not None:  # it learns where episodes end, in `collect`
+        return {"std": np.array([pack.search.std(run).mean() for run in range(len(pack))])}
+    if not pack.algo.learns:
+        return {}
     advantage, value_target, values = estimate_advantages(pack, rollout)
     observations = merged(rollout.observations)
     pack.filter.see_rollout(observations)
     # ppo1 recomputes the old policy and value under the new statistics, so the first ratio is exactly 1.
     x = pack.filter.normalise(observations) if pack.filter.when == "per_rollout" else merged(rollout.x)
-    whole = whole_rollout(pack, x, merged(rollout.actions), advantage, value_target)
+    whole = whole_rollout(pack, x, rollout, advantage, value_target)
     coefficients, stepsize = scheduled(pack)
 
     before = pack.flat.clone()
-    step = variant(minibatch_step, pack.numerics)
+    step = minibatch_step
+    if pack.profile.value_fit == "separate":
+        policy_step(pack, whole, coefficients, stepsize)
+        own = pack.profile.value_stepsize
+        step, stepsize = value_step, stepsize if own is None else torch.full_like(stepsize, own)
+    step = variant(step, pack.numerics)
     for batch in minibatches(pack, whole):
-        bias, epsilon = pack.adam.next_step()
+        bias, epsilon = pack.optimisers[-1].next_step()
         step(pack, batch, coefficients, stepsize * bias, epsilon)
 
     metrics = diagnostics(pack, whole, coefficients)
@@ -165,24 +135,49 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     metrics["stepsize"] = annealed(pack, "stepsize")[:, 0]
     metrics["epsilon"] = annealed(pack, "epsilon")[:, 0]
     metrics["beta"] = pack.beta[:, 0].copy()
-    for name, rows in pack.objective_rows():
-        if name == "kl_adaptive":
-            kl = metrics["kl"][rows, None]
-            pack.beta[rows] = objectives.adapt_beta(pack.beta[rows], kl, pack.column("kl_target")[rows])
+    adapt(pack, metrics["kl"][:, None])
     pack.alive &= torch.isfinite(pack.flat).all(dim=1).cpu().numpy()
     return {name: values.astype(np.float64) for name, values in metrics.items()}
 
 
+def adapt(pack: Pack, kl: np.ndarray) -> None:
+    """What the next update takes from this one's mean KL, (R, 1): β, the stepsize, the average policy."""
+    for name, rows in pack.objective_rows():
+        if name == "kl_adaptive":
+            pack.beta[rows] = objectives.adapt_beta(pack.beta[rows], kl[rows], pack.column("kl_target")[rows])
+    if pack.profile.stepsize_kl_target is not None:
+        pack.stepsize = objectives.adapt_stepsize(pack.stepsize, kl, pack.profile.stepsize_kl_target)
+    if pack.average is not None and pack.algo.average_decay is not None:
+        pack.average.lerp_(pack.flat, 1 - pack.algo.average_decay)
+
+
 def whole_rollout(
-    pack: Pack, x: np.ndarray, actions: np.ndarray, advantage: np.ndarray, value_target: np.ndarray
+    pack: Pack, x: np.ndarray, rollout: Rollout, advantage: np.ndarray, value_target: np.ndarray
 ) -> Batch:
     """The rollout as one batch, (R, N·T), with π_θold and V_θold evaluated once, both under the statistics of `x`."""
-    inputs, action = pack.tensor(x), pack.tensor(actions)
+    inputs, action = pack.tensor(x), pack.tensor(merged(rollout.actions))
     with torch.no_grad():
         policy, old_value = pack.network.policy_and_value(pack.parameters, inputs)
         old = pack.distribution(pack.parameters, policy).map(lambda parameter: parameter.expand_as(policy).clone())
         log_prob = old.log_prob(action)
-    return Batch(inputs, action, log_prob, pack.tensor(advantage), pack.tensor(value_target), old, old_value)
+        average = None
+        if pack.average is not None:
+            parameters = pack.network.views(pack.average)
+            of_average = pack.distribution(parameters, pack.network.policy(parameters, inputs))
+            average = of_average.map(lambda parameter: parameter.expand_as(policy).clone())
+    trajectory = None
+    if any(name == "trajectory_ratio" for name, _ in pack.objective_rows()):
+        trajectory = pack.tensor(trajectories(rollout.ended, pack.profile.segment or pack.profile.horizon))
+    targets = pack.tensor(advantage), pack.tensor(value_target)
+    return Batch(inputs, action, log_prob, *targets, old, old_value, average, trajectory)
+
+
+def trajectories(ended: np.ndarray, segment: int) -> np.ndarray:
+    """The number of each step's trajectory in its run, (R, N·T) from (R, N, T): episodes and segments end it."""
+    last = ended.copy()
+    last[..., segment - 1 :: segment] = True
+    last = merged(last)
+    return np.cumsum(last, axis=-1) - last
 
 
 def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
@@ -192,6 +187,7 @@ def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
         beta=pack.tensor(pack.beta),
         value_coef=pack.tensor(pack.column("value_coef")),
         entropy_coef=pack.tensor(pack.column("entropy_coef")),
+        delta=pack.tensor(pack.column("delta")),
     )
     return coefficients, pack.tensor(annealed(pack, "stepsize"))
 
@@ -199,17 +195,19 @@ def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
 def annealed(pack: Pack, name: str) -> np.ndarray:
     """`stepsize` or `epsilon`, (R, 1), times α where the profile's schedule is linear."""
     linear = getattr(pack.profile, f"{name}_schedule") == "linear"
-    return pack.column(name) * (pack.remaining if linear else 1.0)
+    return (pack.stepsize if name == "stepsize" else pack.column(name)) * (pack.remaining if linear else 1.0)
 
 
 def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
-    """K epochs of N·T/M minibatches; every run shuffles by its own named draw. Gathered once per epoch."""
-    profile, runs = pack.profile, len(pack)
-    size, count = profile.minibatch_size, profile.steps // profile.minibatch_size
-    steps = np.tile(np.arange(profile.steps), (profile.epochs, 1))
-    orders = [generator(run.seed, "minibatch", pack.iteration).permuted(steps, axis=1) for run in pack.runs]
-    rows = np.stack(orders, axis=1).reshape(profile.epochs, runs, count, size).swapaxes(1, 2)
-    rows = rows + profile.steps * np.arange(runs)[:, None]  # (K, count, R, M), into the flattened (R·N·T)
+    """K epochs of N·T/M minibatches; every run shuffles its steps (or segments) by its own named draw. Gathered once
+    per epoch."""
+    profile, runs, unit = pack.profile, len(pack), pack.profile.segment or 1
+    size, count = profile.minibatch_size, profile.batch // profile.minibatch_size
+    units = np.tile(np.arange(profile.batch // unit), (profile.epochs, 1))
+    orders = [generator(run.seed, "minibatch", pack.rollout).permuted(units, axis=1) for run in pack.runs]
+    steps = np.stack(orders, axis=1)[..., None] * unit + np.arange(unit)
+    rows = steps.reshape(profile.epochs, runs, count, size).swapaxes(1, 2)
+    rows = rows + profile.batch * np.arange(runs)[:, None]  # (K, count, R, M), into the flattened (R·N·T)
     penalised = any(name.startswith("kl") for name, _ in pack.objective_rows())
     needed = replace(
         whole,

@@ -32,14 +32,11 @@ def profile_of(name: str, **overrides: Any) -> Profile:
 
 def small_run(seed: int = 0, iterations: int = 3, env: str = "InvertedPendulum-v4", **changes: Any) -> RunConfig:
     """256 env steps an iteration, 2 epochs of 4 minibatches, clip 0.2, `ppo1_2017_08` unless told otherwise."""
-    small = {"horizon": 256, "epochs": 2} | changes.pop("profile", {})
-    run = RunConfig(
-        Algo("clip", epsilon=0.2),
-        profile_of(changes.pop("base", "ppo1_2017_08"), **small),
-        Env(env),
-        seed=seed,
-        env_steps=small["horizon"] * small.get("actors", 1) * iterations,
+    profile = profile_of(
+        changes.pop("base", "ppo1_2017_08"), **{"horizon": 256, "epochs": 2} | changes.pop("profile", {})
     )
+    algo = changes.pop("algo", Algo("clip", epsilon=0.2))
+    run = RunConfig(algo, profile, Env(env), seed=seed, env_steps=profile.steps * iterations)
     return replace(run, **changes)
 
 

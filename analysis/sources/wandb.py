@@ -33,7 +33,10 @@ ITERATION_COLUMNS = (
 )  # fmt: skip
 """Of iterations.csv. W&B keeps no order, and does not know a column that is always empty."""
 
-WHOLE_NUMBERS = ("n_step", "horizon", "actors", "epochs", "minibatch_size", "hidden_sizes", "seed", "env_steps")
+WHOLE_NUMBERS = (
+    "n_step", "backtracks", "cg_iterations", "fisher_every", "candidates", "horizon", "actors", "segment", "rollouts",
+    "epochs", "minibatch_size", "hidden_sizes", "seed", "env_steps",
+)  # fmt: skip
 """Settings that are integers. All other numbers are floats, of which W&B writes 1.0 as 1."""
 
 ADDED = ("_wandb", "run_id", "code_id", "names", "provenance")  # beside the settings, in a W&B run's config

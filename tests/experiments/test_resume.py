@@ -17,7 +17,8 @@ import pytest
 from experiments import checkpoint, record
 from experiments.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
-from ppo.config import RunConfig
+from experiments.trace import ALGOS
+from ppo.config import Algo, RunConfig
 from tests.conftest import ROOT, ROWS, Killed, named, promised, small_run, train
 
 
@@ -30,6 +31,17 @@ def three_runs(**changes: Any) -> list[RunConfig]:
 def test_stopping_at_every_boundary_changes_no_byte(base: str, env: str, undisturbed: Any, tmp_path: Path) -> None:
     runs = three_runs(base=base, env=env)
     for _ in range(5):
+        with pytest.raises(Killed):
+            train_until_checkpoint(runs, tmp_path, 1)
+    train(runs, tmp_path)
+    assert promised(runs, tmp_path) == undisturbed(runs)
+
+
+@pytest.mark.parametrize("algo", ALGOS, ids=lambda algo: f"{algo.objective} {algo.advantage}")
+def test_stopping_changes_no_byte_of_any_algorithm(algo: Algo, undisturbed: Any, tmp_path: Path) -> None:
+    small = {"horizon": 64, "minibatch_size": 32, **ALGOS[algo]}
+    runs = [small_run(seed, 4, "Hopper-v4", algo=algo, profile=small) for seed in range(2)]
+    for _ in range(3):
         with pytest.raises(Killed):
             train_until_checkpoint(runs, tmp_path, 1)
     train(runs, tmp_path)

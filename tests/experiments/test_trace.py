@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ppo.cem
 import ppo.normalisation
 import ppo.objectives
 import ppo.pack
 import ppo.rollout
+import ppo.trust_region
 import ppo.update
 from experiments import trace, trace_sides
 from experiments.compose import CONF
@@ -29,7 +31,9 @@ from tests.conftest import ROOT
 
 PROFILE = "ppo1_2017_08"
 RUNS = trace.grid([read(CONF / "profile" / f"{PROFILE}.yaml")])
-LEARNERS = {name: run for name, run in RUNS.items() if run.algo.learns}
+TABLE_1 = {
+    n: run for n, run in RUNS.items() if run.algo.objective in ("unconstrained", "clip", "kl_fixed", "kl_adaptive")
+}
 IN_REPOSITORY = 2 * len(RUNS)  # the profile, and what no profile sets
 NAMES = ("there", "here")
 
@@ -145,12 +149,34 @@ class TestPlantedChanges:
     def test_the_first_thing_that_moved_is_named(
         self, owner: Any, name: str, change: Any, first: str, differ: int, traced: Lines, monkeypatch: Any
     ) -> None:
-        before = {line: quantities for line, quantities in traced.items() if line[0] in LEARNERS}
+        before = {line: quantities for line, quantities in traced.items() if line[0] in TABLE_1}
         monkeypatch.setattr(owner, name, change(getattr(owner, name)))
-        (sentence,) = compare(before, trace.collect(LEARNERS), NAMES)
+        (sentence,) = compare(before, trace.collect(TABLE_1), NAMES)
         assert sentence.startswith(PROFILE)
         assert f" seed 0, {first}" in sentence
-        assert f"; {differ} of {len(LEARNERS)} runs differ" in sentence
+        assert f"; {differ} of {len(TABLE_1)} runs differ" in sentence
+
+    @pytest.mark.parametrize(
+        ("owner", "name", "change", "objective"),
+        [
+            (
+                ppo.objectives,
+                "policy_gradient",
+                lambda f: lambda *a: f(*a) * (1 + 1e-6),
+                {"policy_gradient", "projected"},
+            ),
+            (ppo.objectives, "trajectory_ratio", lambda f: lambda *a, count: f(*a, count) + 1e-3, {"trajectory_ratio"}),
+            (ppo.objectives, "project", lambda f: lambda g, k, delta: f(g, k, 2 * delta), {"projected"}),
+            (ppo.trust_region, "fisher_vector_product", lambda f: lambda *a: f(*a[:3], damping=0.2), {"trust_region"}),
+            (ppo.cem.CrossEntropyMethod, "tell", lambda f: lambda self, run, score: f(self, run, -score), {"cem"}),
+        ],
+    )
+    def test_a_change_of_one_algorithm_shows_in_its_runs_alone(
+        self, owner: Any, name: str, change: Any, objective: set[str], traced: Lines, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(owner, name, change(getattr(owner, name)))
+        after = trace.collect(RUNS)
+        assert {RUNS[run].algo.objective for run, n in traced if traced[run, n] != after[run, n]} == objective
 
 
 class TestCompare:
@@ -202,11 +228,11 @@ class TestStored:
         assert said(capsys, "--out", file) == (0, "")
         code, words = said(capsys, "--with", file)
         assert code == 0
-        assert words.endswith("10 runs of 3 iterations each:\nthe same, byte for byte\n")
+        assert words.endswith(f"{len(trace.ALGOS)} runs of 3 iterations each:\nthe same, byte for byte\n")
         monkeypatch.setattr(ppo.update, "annealed", squared_epsilon_schedule(ppo.update.annealed))
         code, words = said(capsys, "--with", file)
         assert code == 1
-        assert "CartPole-v1 seed 0, iteration 2: epsilon 0.1333 became 0.08889; 4 of 10 runs differ" in words
+        assert "CartPole-v1 seed 0, iteration 2: epsilon 0.1333 became 0.08889; 4 of 16 runs differ" in words
 
     def test_one_line_an_iteration_and_no_word_of_place_or_time(self, tmp_path: Path, capsys: Any) -> None:
         said(capsys, "--out", tmp_path / "trace")

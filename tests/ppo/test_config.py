@@ -148,9 +148,17 @@ def test_an_unknown_choice_is_refused_with_the_choices(cls: type, name: str, cho
         (Profile, {"hidden_sizes": (64, 1)}, "profile.hidden_sizes=[64, 1]"),
         (Algo, {"gae_lambda": -0.1}, "algo.gae_lambda=-0.1 must lie between 0 and 1"),
         (Algo, {"objective": "clip", "epsilon": 0.0}, "algo.epsilon=0.0 must be above 0"),
+        (Algo, {"objective": "clip", "epsilon": 0.2, "delta": 1.0}, "algo.delta=1.0 means nothing to clip"),
+        (Algo, {"objective": "projected", "delta": 1.0}, "algo.average_decay is not set, and projected needs it"),
+        (Profile, {"segment": 100}, "profile.segment=100 must divide profile.horizon=2048"),
+        (Profile, {"segment": 128}, "profile.segment=128 must divide"),
+        (Profile, {"value_stepsize": 1e-3}, "profile.value_stepsize=0.001 means nothing to profile.value_fit=joint"),
+        (Profile, {"stepsize_schedule": "kl"}, "set both or neither"),
+        (Profile, {"value_fit": "separate", "shared_trunk": True}, "set profile.shared_trunk=false"),
+        (RunConfig, {"algo": Algo("trajectory_ratio")}, "set profile.minibatch_size=2048, or profile.segment"),
     ],
 )
-def test_a_number_out_of_range_is_refused(cls: type, settings: dict, words: str) -> None:
+def test_what_is_out_of_range_or_does_not_fit_is_refused(cls: type, settings: dict, words: str) -> None:
     assert words in refusal(cls, **settings)
 
 
@@ -158,7 +166,7 @@ def other(value: Any, f: Any) -> Any:
     """A second valid value of a field; numbers are halved, 1 is doubled, choices swapped."""
     swaps = {
         "none": "per_step", "torch": "normc", "tanh": "relu", "auto": "gaussian", "terminal": "bootstrap",
-        "corrected": "uncorrected", "constant": "linear",
+        "corrected": "uncorrected", "constant": "linear", "joint": "separate", "adam": "rmsprop_torch",
     }  # fmt: skip
     if f.name == "standardise":
         return "rollout"
@@ -173,7 +181,11 @@ def other(value: Any, f: Any) -> Any:
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Profile)])
 def test_runs_share_a_pack_exactly_when_they_differ_in_per_run_numbers(name: str) -> None:
-    run = RunConfig()
+    company: dict[str, dict[str, Any]] = {
+        "value_stepsize": {"value_fit": "separate"},
+        "stepsize_kl_target": {"stepsize_schedule": "kl", "stepsize_kl_target": 1e-3},
+    }
+    run = RunConfig(profile=Profile(**company.get(name, {})))
     (f,) = (f for f in fields(Profile) if f.name == name)
     changed = replace(run, profile=replace(run.profile, **{name: other(getattr(run.profile, name), f)}))
     assert changed != run

@@ -252,7 +252,7 @@ def test_collection_holds_every_real_transition_and_no_other(registered, actors:
     rollouts = []
     for _ in range(3):
         rollouts.append(collect(pack))
-        pack.iteration += 1
+        pack.rollout += 1
 
     for run, episodes in enumerate(first):
         finished: list[list[Episode]] = [[], [], []]

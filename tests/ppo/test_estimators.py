@@ -9,8 +9,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
-from ppo import advantages
+from ppo import advantages, objectives
 
 STEPS = 3
 RNG = np.random.default_rng(7)
@@ -91,13 +92,14 @@ def objective_gradient(gamma: float) -> np.ndarray:
     return np.array(found)
 
 
-def expected(worth: np.ndarray) -> np.ndarray:
-    """E[∇ log π · Â] where `worth` (T, s, a) is the expectation of Â given where it is, over the states visited."""
+def expected(worth: np.ndarray, acting: np.ndarray = PI) -> np.ndarray:
+    """E[∇ log π · Â] where `worth` (T, s, a) is the expectation of Â given where it is, over the states that the policy
+    `acting` visits."""
     visited, total = START, np.zeros((2, 2))
     for t in range(STEPS):
         centred = worth[t] - (PI * worth[t]).sum(axis=1, keepdims=True)
         total += visited[:, None] * PI * centred
-        visited = np.einsum("s,sa,saz->z", visited, PI, MOVE)
+        visited = np.einsum("s,sa,saz->z", visited, acting, MOVE)
     return total.ravel()
 
 
@@ -188,3 +190,48 @@ def test_samples_have_the_enumerated_mean_and_variance(estimate: Estimate) -> No
     assert (np.abs(each[drawn].mean(axis=0) - mean) < 3 * np.sqrt(variance / count)).all()
     of_variance = np.sqrt((PROBABILITY @ np.square(squared - variance)) / count)
     assert (np.abs(each[drawn].var(axis=0) - variance) < 3 * of_variance).all()
+
+
+OTHER_THETA = THETA + RNG.normal(size=(2, 2))
+OTHER = policy(OTHER_THETA)  # who acted: the off-policy estimates learn about π from it
+ITS_PROBABILITY = PROBABILITY * (OTHER / PI)[NOW, ACTIONS].prod(axis=1)
+
+
+def off_policy(objective: str, advantage: np.ndarray) -> np.ndarray:
+    """Each trajectory's estimate, (n, 4), from the surrogates' own gradients."""
+    logits = torch.tensor(THETA, requires_grad=True)
+    log_prob = torch.log_softmax(logits, dim=1)[NOW, ACTIONS]
+    log_ratio = log_prob - torch.from_numpy(np.log(OTHER[NOW, ACTIONS]))
+    worth = torch.from_numpy(np.broadcast_to(advantage, NOW.shape).copy())
+    if objective == "unconstrained":
+        surrogate = objectives.unconstrained(log_ratio.exp(), worth)
+    else:
+        whose = torch.arange(len(NOW)).repeat_interleave(STEPS)[None]
+        flat = (each.reshape(1, -1) for each in (log_prob, log_ratio, worth))
+        surrogate = objectives.trajectory_ratio(*flat, whose, count=len(NOW)).reshape(NOW.shape)
+    each = [torch.autograd.grad(row, logits, retain_graph=True)[0].ravel() for row in surrogate.sum(1)]
+    return torch.stack(each).numpy()
+
+
+@pytest.mark.parametrize("advantage", [whole(1.0), to_go(1.0), gae(1.0, 1.0)], ids=["whole", "to go", "baseline"])
+def test_the_product_of_a_trajectorys_ratios_is_without_bias(advantage: np.ndarray) -> None:
+    found = ITS_PROBABILITY @ off_policy("trajectory_ratio", advantage)
+    np.testing.assert_allclose(found, objective_gradient(1.0), atol=1e-8)
+
+
+def test_ratios_step_by_step_have_the_bias_of_the_other_policys_states_and_returns() -> None:
+    ahead, worth = np.zeros(2), np.zeros((STEPS, 2, 2))
+    for t in reversed(range(STEPS)):
+        worth[t] = np.einsum("saz,saz->sa", MOVE, REWARD + ahead)
+        ahead = (OTHER * worth[t]).sum(axis=1)
+    found = ITS_PROBABILITY @ off_policy("unconstrained", to_go(1.0))
+    np.testing.assert_allclose(found, expected(worth, acting=OTHER), atol=1e-12)
+    assert np.abs(found - objective_gradient(1.0)).max() > 0.01
+
+
+def test_the_product_varies_more_than_single_ratios() -> None:
+    def off_policy_spread(objective: str) -> float:
+        each = off_policy(objective, to_go(1.0))
+        return float(ITS_PROBABILITY @ np.square(each - ITS_PROBABILITY @ each).sum(axis=1))
+
+    assert off_policy_spread("trajectory_ratio") > 1.5 * off_policy_spread("unconstrained")

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ppo.config import RunConfig, UserError
+from experiments.trace import ALGOS
+from ppo.config import Algo, RunConfig, UserError
 from ppo.pack import Pack
 from ppo.train import train
 from tests.conftest import ROWS, small_run
@@ -24,7 +25,7 @@ def traces(runs: list[RunConfig]) -> dict[RunConfig, str]:
             values = [float(iteration.metrics[name][row]) for name in sorted(iteration.metrics)]
             digests[run].update(repr((iteration.episodes[row], values)).encode())
     for row, run in enumerate(pack.runs):
-        digests[run].update(pack.flat[row].numpy().tobytes() + pack.adam.square[row].numpy().tobytes())
+        digests[run].update(pack.flat[row].numpy().tobytes() + pack.optimisers[0].square[row].numpy().tobytes())
         digests[run].update(repr(pack.filter.state_dict(row)).encode())
     return {run: digest.hexdigest() for run, digest in digests.items()}
 
@@ -70,6 +71,16 @@ def test_runs_of_several_actors_are_pack_equal() -> None:
     runs = eleven_rows_by_three_seeds("Hopper-v4", base="ppo2_2018", profile={"actors": 4, "horizon": 64})
     together = traces(runs)
     for some in (runs[20:21], runs[5:10]):
+        assert traces(some) == {run: together[run] for run in some}
+
+
+@pytest.mark.parametrize("algo", ALGOS, ids=lambda algo: f"{algo.objective} {algo.advantage}")
+@pytest.mark.parametrize("env", ["Hopper-v4", "CartPole-v1"])
+def test_every_algorithm_is_pack_equal(algo: Algo, env: str) -> None:
+    runs = [small_run(seed, 2, env, algo=algo, profile={"horizon": 64, **ALGOS[algo]}) for seed in range(5)]
+    together = traces(runs)
+    assert len(set(together.values())) == 5
+    for some in (runs[3:4], runs[1:4]):
         assert traces(some) == {run: together[run] for run in some}
 
 

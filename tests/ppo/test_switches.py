@@ -5,7 +5,7 @@ own, must differ by far more than rounding; where a setting is documented as rea
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -22,11 +22,22 @@ CLIP = Algo("clip", epsilon=0.05)
 TINY = {"horizon": 64, "minibatch_size": 32, "epochs": 3, "stepsize": 1e-2, "hidden_sizes": (8, 8)}
 VISIBLE = 1e-4  # of outputs up to 2 in size; a start moved by one rounding error ends 6e-7 away at most
 
+TRUST_REGION = Algo(
+    "trust_region", delta=0.01, kl_accepted=1.5, backtracks=10, cg_iterations=10, cg_damping=0.1, fisher_every=1
+)
+CEM = Algo("cem", candidates=2, elite_fraction=0.5, initial_variance=1.0, extra_std=0.1, extra_generations=3.0)
+NEEDS: dict[str, dict[str, Any]] = {
+    "trust_region": {"value_fit": "separate"},
+    "trajectory_ratio": {"minibatch_size": 64},
+}
+
 NORMC, ORTHOGONAL = {"init": "normc"}, {"init": "orthogonal"}
 PER_STEP, PER_ROLLOUT = ({"observation_filter": when} for when in ("per_step", "per_rollout"))
 SWITCHES: dict[str, list[tuple[dict[str, Any], tuple[Any, ...]]]] = {
     "horizon": [({}, (64, 96))],
     "actors": [({}, (1, 2, 3))],
+    "segment": [({}, (None, 8, 16, 32))],
+    "rollouts": [({}, (1, 2))],
     "epochs": [({}, (2, 3))],
     "minibatch_size": [({}, (16, 32))],
     "stepsize": [({}, (3e-3, 1e-2))],
@@ -53,10 +64,16 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], tuple[Any, ...]]]] = {
     "value_coef": [({"shared_trunk": True}, (0.05, 1.0))],
     "value_clip": [({}, (None, 0.01))],
     "entropy_coef": [({}, (0.0, 0.1))],
+    "value_fit": [({}, ("joint", "separate"))],
+    "value_stepsize": [({"value_fit": "separate"}, (None, 1e-3, 3e-3))],
     "max_grad_norm": [({}, (None, 0.1))],
+    "optimiser": [({}, ("adam", "rmsprop_torch", "rmsprop_tensorflow"))],
+    "rmsprop_decay": [({"optimiser": f"rmsprop_{form}"}, (0.9, 0.99)) for form in ("torch", "tensorflow")],
+    "rmsprop_epsilon": [({"optimiser": f"rmsprop_{form}"}, (1e-5, 1.0)) for form in ("torch", "tensorflow")],
     "adam_epsilon": [({}, (1e-8, 1e-2))],
     "adam_epsilon_at": [({"adam_epsilon": 1e-2}, ("corrected", "uncorrected"))],
     "stepsize_schedule": [({}, ("constant", "linear"))],
+    "stepsize_kl_target": [({"stepsize_schedule": "kl"}, (1e-5, 1.0))],
     "epsilon_schedule": [({}, ("constant", "linear"))],
 }
 """What a switch needs to bite, and settings of it that must all teach something else."""
@@ -66,7 +83,17 @@ NO_SWITCH = {"policy"}
 
 VARIANTS: dict[str, list[tuple[Algo, ...]]] = {
     "objective": [
-        (Algo("unconstrained"), CLIP, Algo("kl_fixed", beta=3.0), Algo("kl_adaptive", beta=3.0, kl_target=1e-4))
+        (
+            Algo("unconstrained"),
+            CLIP,
+            Algo("kl_fixed", beta=3.0),
+            Algo("kl_adaptive", beta=3.0, kl_target=1e-4),
+            Algo("policy_gradient"),
+            Algo("trajectory_ratio"),
+            Algo("projected", delta=1e-4, average_decay=0.9),
+            TRUST_REGION,
+            CEM,
+        )
     ],
     "epsilon": [(CLIP, Algo("clip", epsilon=0.2))],
     "beta": [
@@ -86,6 +113,21 @@ VARIANTS: dict[str, list[tuple[Algo, ...]]] = {
         )
     ],
     "gae_lambda": [tuple(Algo("clip", epsilon=0.05, gae_lambda=value) for value in (0.5, 0.95))],
+    "delta": [
+        tuple(replace(TRUST_REGION, delta=delta) for delta in (1e-3, 1e-2)),
+        tuple(Algo("projected", delta=delta, average_decay=0.9) for delta in (1e-4, 1e-1)),
+    ],
+    "average_decay": [tuple(Algo("projected", delta=1e-4, average_decay=decay) for decay in (0.1, 0.99))],
+    "kl_accepted": [tuple(replace(TRUST_REGION, kl_accepted=factor) for factor in (0.1, 1.5))],
+    "backtracks": [tuple(replace(TRUST_REGION, kl_accepted=0.1, backtracks=count) for count in (1, 10))],
+    "cg_iterations": [tuple(replace(TRUST_REGION, cg_iterations=count) for count in (1, 10))],
+    "cg_damping": [tuple(replace(TRUST_REGION, cg_damping=damping) for damping in (0.01, 1.0))],
+    "fisher_every": [tuple(replace(TRUST_REGION, fisher_every=every) for every in (1, 5))],
+    "candidates": [tuple(replace(CEM, candidates=count) for count in (2, 3))],
+    "elite_fraction": [tuple(replace(CEM, elite_fraction=share) for share in (0.5, 1.0))],
+    "initial_variance": [tuple(replace(CEM, initial_variance=variance) for variance in (0.5, 1.0))],
+    "extra_std": [tuple(replace(CEM, extra_std=std) for std in (0.0, 1.0))],
+    "extra_generations": [tuple(replace(CEM, extra_std=1.0, extra_generations=count) for count in (1.0, 5.0))],
     "n_step": [tuple(Algo("clip", epsilon=0.05, advantage="n_step", n_step=n) for n in (1, 5))],
 }
 
@@ -99,6 +141,9 @@ UNREAD = [
     ("value_gain", {"init": "torch"}, (0.5, 1.0)),
     ("standardise_epsilon", {"standardise": "none"}, (0.0, 1.0)),
     ("policy", {}, ("auto", "gaussian")),
+    ("rmsprop_decay", {"optimiser": "adam"}, (0.9, 0.99)),
+    ("rmsprop_epsilon", {"optimiser": "adam"}, (1e-5, 1.0)),
+    ("adam_epsilon", {"optimiser": "rmsprop_torch"}, (1e-8, 1e-2)),
 ]
 """Settings that nothing reads where another setting switches their reader off."""
 
@@ -107,7 +152,8 @@ OUT_OF_REACH = ("filter_clip", "reward_clip", "value_clip", "max_grad_norm")
 
 
 def run_of(base: str, settings: Mapping[str, Any], algo: Algo = CLIP, **changes: Any) -> RunConfig:
-    return small_run(base=base, profile={**TINY, **settings}, algo=algo, **{"env": "Reacher-v4", **changes})
+    needs = NEEDS.get(algo.objective, {})
+    return small_run(base=base, profile={**TINY, **needs, **settings}, algo=algo, **{"env": "Reacher-v4", **changes})
 
 
 @cache

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from ppo.config import Algo, Env, Profile, RunConfig
@@ -76,8 +77,17 @@ class Trainer:
     def __init__(self, pack, row):
         self.run, self.row, self.agent = pack.runs[row], row, Agent(pack, row)
         self.profile, self.algo, self.beta = self.run.profile, self.run.algo, self.run.algo.beta
-        adam = torch.optim.Adam if self.profile.adam_epsilon_at == "corrected" else TensorFlowAdam
-        self.adam = adam(self.agent.parameters(), lr=self.profile.stepsize, eps=self.profile.adam_epsilon)
+        self.stepsize = self.profile.stepsize
+        self.optimiser, self.of_value = self.new_optimiser(), self.new_optimiser()
+        self.average = Agent(pack, row)
+
+    def new_optimiser(self):
+        profile, parameters = self.profile, self.agent.parameters()
+        if profile.optimiser != "adam":
+            rmsprop = RMSpropTFLike if profile.optimiser == "rmsprop_tensorflow" else torch.optim.RMSprop
+            return rmsprop(parameters, lr=profile.stepsize, alpha=profile.rmsprop_decay, eps=profile.rmsprop_epsilon)
+        adam = torch.optim.Adam if profile.adam_epsilon_at == "corrected" else TensorFlowAdam
+        return adam(parameters, lr=profile.stepsize, eps=profile.adam_epsilon)
 
     def rewards(self, rollout):
         profile, raw = self.profile, rollout.rewards[self.row]
@@ -94,13 +104,19 @@ class Trainer:
         return np.clip(scaled, -profile.reward_clip, profile.reward_clip).T
 
     def advantages(self, rollout):
-        """(advantages, value targets, old values), one actor after another."""
-        rewards = self.rewards(rollout)
-        each = [self.advantages_of(rollout, rewards[actor], actor) for actor in range(self.profile.actors)]
+        """(advantages, value targets, old values), one actor and segment after another."""
+        rewards, size = self.rewards(rollout), self.profile.segment or self.profile.horizon
+        each = [
+            self.advantages_of(
+                rollout, rewards[actor][start : start + size], (self.row, actor, slice(start, start + size))
+            )
+            for actor in range(self.profile.actors)
+            for start in range(0, self.profile.horizon, size)
+        ]
         return tuple(np.concatenate(arrays) for arrays in zip(*each, strict=True))
 
-    def advantages_of(self, rollout, rewards, actor):
-        profile, algo, here = self.profile, self.algo, (self.row, actor)
+    def advantages_of(self, rollout, rewards, here):
+        profile, algo = self.profile, self.algo
         with torch.no_grad():
             values = self.agent.value(torch.tensor(rollout.x[here])).double().numpy()
             following = self.agent.value(torch.tensor(rollout.next_x[here])).double().numpy()
@@ -148,50 +164,102 @@ class Trainer:
         advantages, targets, values = (torch.tensor(a).float() for a in (advantages, targets, values))
         with torch.no_grad():
             old_log_prob = agent.policy(x).log_prob(actions)
-        old = self.frozen_policy(x)
+        old, average = self.frozen_policy(self.agent, x), self.frozen_policy(self.average, x)
         if profile.stepsize_schedule == "linear":
-            self.adam.param_groups[0]["lr"] = profile.stepsize * alpha
+            self.stepsize = profile.stepsize * alpha
+        self.optimiser.param_groups[0]["lr"] = self.stepsize
         epsilon = algo.epsilon and algo.epsilon * (alpha if profile.epsilon_schedule == "linear" else 1)
+        over = np.concatenate(rollout.terminated[self.row] | rollout.truncated[self.row])
+        over[(profile.segment or profile.horizon) - 1 :: profile.segment or profile.horizon] = True
+        trajectory = np.array([over[:t].sum() for t in range(len(over))])
 
-        steps = np.tile(np.arange(len(x)), (profile.epochs, 1))
-        orders = generator(self.run.seed, "minibatch", iteration).permuted(steps, axis=1)
+        def of_policy(i, advantage):
+            policy = agent.policy(x[i])
+            log_ratio = policy.log_prob(actions[i]) - old_log_prob[i]
+            objective = log_ratio.exp() * advantage
+            match algo.objective:
+                case "clip":
+                    objective = torch.min(objective, log_ratio.exp().clamp(1 - epsilon, 1 + epsilon) * advantage)
+                case "policy_gradient":
+                    objective = policy.log_prob(actions[i]) * advantage
+                case "trajectory_ratio":
+                    weight = [log_ratio.detach()[trajectory[i] == trajectory[k]].sum().exp() for k in i]
+                    objective = policy.log_prob(actions[i]) * advantage * torch.stack(weight)
+                case "projected":
+                    objective = self.projected(agent.head("policy", x[i]), average(i), actions[i], advantage)
+            if self.beta is not None:
+                objective = objective - self.beta * kl_divergence(old(i), policy)
+            return -objective.mean() - profile.entropy_coef * policy.entropy().mean()
+
+        def of_value(i):
+            value = agent.value(x[i])
+            error = (value - targets[i]) ** 2
+            if profile.value_clip is not None:
+                clipped = values[i] + (value - values[i]).clamp(-profile.value_clip, profile.value_clip)
+                error = torch.max(error, (clipped - targets[i]) ** 2)
+            return profile.value_coef * error.mean()
+
+        def move(optimiser, loss):
+            optimiser.zero_grad()
+            loss.backward()
+            if profile.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(agent.parameters(), profile.max_grad_norm)
+            optimiser.step()
+
+        separate, unit = profile.value_fit == "separate", profile.segment or 1
+        if separate:
+            move(self.optimiser, of_policy(np.arange(len(x)), advantages))
+            self.of_value.param_groups[0]["lr"] = profile.value_stepsize
+        units = np.tile(np.arange(len(x) // unit), (profile.epochs, 1))
+        orders = generator(self.run.seed, "minibatch", iteration).permuted(units, axis=1)
         for order in orders:
+            order = np.concatenate([np.arange(k * unit, (k + 1) * unit) for k in order])
             for i in np.split(order, len(x) // profile.minibatch_size):
-                advantage, policy = advantages[i], agent.policy(x[i])
+                if separate:
+                    move(self.of_value, of_value(i))
+                    continue
+                advantage = advantages[i]
                 if profile.standardise == "minibatch":
                     mean, std = advantage.mean(), advantage.std(correction=0)
                     advantage = (advantage - mean) / (std + profile.standardise_epsilon)
-                ratio = (policy.log_prob(actions[i]) - old_log_prob[i]).exp()
-                objective = ratio * advantage
-                if algo.objective == "clip":
-                    objective = torch.min(objective, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
-                if self.beta is not None:
-                    objective = objective - self.beta * kl_divergence(old(i), policy)
-                value = agent.value(x[i])
-                error = (value - targets[i]) ** 2
-                if profile.value_clip is not None:
-                    clipped = values[i] + (value - values[i]).clamp(-profile.value_clip, profile.value_clip)
-                    error = torch.max(error, (clipped - targets[i]) ** 2)
-                entropy = policy.entropy().mean()
-                loss = profile.value_coef * error.mean() - objective.mean() - profile.entropy_coef * entropy
-                self.adam.zero_grad()
-                loss.backward()
-                if profile.max_grad_norm is not None:
-                    torch.nn.utils.clip_grad_norm_(agent.parameters(), profile.max_grad_norm)
-                self.adam.step()
+                move(self.optimiser, of_policy(i, advantage) + of_value(i))
 
-        if algo.objective == "kl_adaptive":
-            with torch.no_grad():
-                kl = kl_divergence(old(np.arange(len(x))), agent.policy(x)).mean().item()
-            self.beta *= 0.5 if kl < algo.kl_target / 1.5 else 2.0 if kl > 1.5 * algo.kl_target else 1.0
-
-    def frozen_policy(self, x):
-        """Rows → π_θold at those steps."""
         with torch.no_grad():
-            output = self.agent.head("policy", x)
+            kl = kl_divergence(old(np.arange(len(x))), agent.policy(x)).mean().item()
+            if algo.average_decay:
+                for slow, fast in zip(self.average.parameters(), agent.parameters(), strict=True):
+                    slow += (1 - algo.average_decay) * (fast - slow)
+        if algo.objective == "kl_adaptive":
+            self.beta *= 0.5 if kl < algo.kl_target / 1.5 else 2.0 if kl > 1.5 * algo.kl_target else 1.0
+        if profile.stepsize_schedule == "kl":
+            low, high = profile.stepsize_kl_target / 2, profile.stepsize_kl_target * 2
+            self.stepsize *= 1 / 1.5 if kl > high else 1.5 if kl < low else 1.0
+
+    def projected(self, output, average, action, advantage):
+        """ACER's eq. 12 with the gradients of both distributions by hand."""
         if self.agent.log_std is None:
+            parameters, p = [output], output.softmax(-1).detach()
+            g = [advantage[:, None] * (torch.nn.functional.one_hot(action, output.shape[1]) - p)]
+            k = [p - average.probs]
+        else:
+            parameters = [output, self.agent.log_std.expand_as(output)]
+            mean, std = (each.detach() for each in (output, parameters[1].exp()))
+            z = (action - mean) / std
+            g = [advantage[:, None] * z / std, advantage[:, None] * (z**2 - 1)]
+            gap = mean - average.base_dist.loc
+            k = [gap / std**2, 1 - (average.base_dist.scale**2 + gap**2) / std**2]
+        g, k = torch.cat(g, 1), torch.cat(k, 1)
+        excess = ((g * k).sum(1) - self.algo.delta) / ((k**2).sum(1) + 1e-6)
+        self.projections = int((excess > 0).sum())
+        return ((g - excess.clamp(min=0)[:, None] * k) * torch.cat(parameters, 1)).sum(1)
+
+    def frozen_policy(self, agent, x):
+        """Rows → what the agent's policy is now at those steps."""
+        with torch.no_grad():
+            output = agent.head("policy", x)
+        if agent.log_std is None:
             return lambda i: Categorical(logits=output[i])
-        std = self.agent.log_std.detach().exp()
+        std = agent.log_std.detach().exp()
         return lambda i: Independent(Normal(output[i], std), 1)
 
 
@@ -235,7 +303,7 @@ def train_both(pack, iterations=1):
     for iteration in range(iterations):
         rollout = collect(pack)
         update(pack, rollout)
-        pack.iteration += 1
+        pack.rollout += 1
         for trainer in trainers:
             trainer.update(rollout, iteration, alpha=1 - iteration / pack.iterations)
             assert_same_parameters(pack, trainer)
@@ -293,3 +361,48 @@ def test_update_with_another_advantage_is_the_plain_one(estimator, actors):
 def test_later_updates_carry_adam_beta_and_schedules_as_the_plain_ones_do():
     schedules = {"stepsize_schedule": "linear", "epsilon_schedule": "linear", "standardise": "rollout"}
     train_both(pack_of("Pendulum-v1", iterations=3, **schedules), iterations=3)
+
+
+PROJECTED = (Algo("projected", delta=1e-4, average_decay=0.5), Algo("projected", delta=1.0, average_decay=0.5))
+SEPARATE = {"value_fit": "separate", "value_stepsize": 3e-3}
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SEPARATE,
+        SEPARATE | {"max_grad_norm": 0.5, "entropy_coef": 0.1},
+        SEPARATE | {"stepsize_schedule": "kl", "stepsize_kl_target": 1e-3},
+        {"epochs": 1, "optimiser": "rmsprop_tensorflow", "max_grad_norm": 0.5, "stepsize": 3e-3},
+        {"epochs": 1, "optimiser": "rmsprop_torch", "rmsprop_decay": 0.9},
+        {"actors": 2, "segment": 8, "minibatch_size": 32},
+    ],
+    ids=lambda settings: ", ".join(f"{k}={v}" for k, v in settings.items()),
+)
+def test_the_policy_gradient_is_the_plain_one(env_id, settings):
+    pack = pack_of(env_id, [Algo("policy_gradient", gae_lambda=value) for value in (0.0, 0.9, 1.0)], 3, **settings)
+    train_both(pack, iterations=3)
+    moved = pack.stepsize != pack.column("stepsize")
+    assert moved.all() if settings.get("stepsize_schedule") == "kl" else not moved.any()
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+@pytest.mark.parametrize("settings", [{"minibatch_size": 64}, {"segment": 8, "minibatch_size": 32, "actors": 2}])
+def test_weights_of_whole_trajectories_are_the_plain_ones(env_id, settings):
+    train_both(pack_of(env_id, [Algo("trajectory_ratio"), Algo("unconstrained"), Algo("trajectory_ratio")], **settings))
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+def test_the_projected_gradient_is_the_plain_one(env_id):
+    pack = pack_of(env_id, PROJECTED, iterations=3)
+    trainers = [Trainer(pack, row) for row in range(len(pack))]
+    pack.start()
+    for iteration in range(3):
+        rollout = collect(pack)
+        update(pack, rollout)
+        pack.rollout += 1
+        for trainer in trainers:
+            trainer.update(rollout, iteration, alpha=1.0)
+            assert_same_parameters(pack, trainer)
+    assert trainers[0].projections > 0  # the tight trust region was met
