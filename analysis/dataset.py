@@ -12,9 +12,8 @@ int32), everything measured is float64. A diagnostic that a run does not have is
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,7 @@ RUNS = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in RUN_COLUMNS
 """Types of `runs`: what is no number is text."""
 
 SCORE_EPISODES = 100
+NAMED = 3  # variants that are missing on a task; more are counted
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,18 @@ def load(folder: Path) -> Dataset:
         return load_part(folder)
     loaded = [load_part(part) for part in parts]
     runs = pd.concat([part.runs for part in loaded], ignore_index=True)
-    study, there = loaded[-1].note["study"], set(zip(runs["variant"], runs["env"], strict=True))
-    cells = product(study["variants"], study["environments"])
-    absent = [f"{variant} on {env}" for variant, env in cells if (variant, env) not in there]
+    absent = list(absent_cells(runs, loaded[-1].note["study"]))
     return Dataset(folder, runs, {**loaded[-1].note, "left_out": {"missing": absent} if absent else {}})
+
+
+def absent_cells(runs: pd.DataFrame, study: Mapping[str, Any]) -> Iterator[str]:
+    """A study's cells without runs, in words, one text per task."""
+    there = set(zip(runs["variant"], runs["env"], strict=True))
+    for env in study["environments"]:
+        absent = [variant for variant in study["variants"] if (variant, env) not in there]
+        if absent:
+            many = f"{len(absent)} of {len(study['variants'])} variants"
+            yield f"{', '.join(absent) if len(absent) <= NAMED else many} on {env}"
 
 
 def load_part(folder: Path) -> Dataset:
