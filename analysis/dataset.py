@@ -100,18 +100,20 @@ def load(folder: Path) -> Dataset:
         return load_part(folder)
     loaded = [load_part(part) for part in parts]
     runs = pd.concat([part.runs for part in loaded], ignore_index=True)
-    absent = list(absent_cells(runs, loaded[-1].note["study"]))
+    absent = absent_cells(runs, loaded[-1].note["study"])
     return Dataset(folder, runs, {**loaded[-1].note, "left_out": {"missing": absent} if absent else {}})
 
 
-def absent_cells(runs: pd.DataFrame, study: Mapping[str, Any]) -> Iterator[str]:
-    """A study's cells without runs, in words, one text per task."""
-    there = set(zip(runs["variant"], runs["env"], strict=True))
+def absent_cells(runs: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
+    """A study's cells without runs, in words: tasks that lack the same variants, or as many, together."""
+    there, all_variants = set(zip(runs["variant"], runs["env"], strict=True)), study["variants"]
+    tasks: dict[str, list[str]] = {}
     for env in study["environments"]:
-        absent = [variant for variant in study["variants"] if (variant, env) not in there]
+        absent = [variant for variant in all_variants if (variant, env) not in there]
+        many = f"{len(absent)} of {len(all_variants)} variants" if len(absent) < len(all_variants) else "all variants"
         if absent:
-            many = f"{len(absent)} of {len(study['variants'])} variants"
-            yield f"{', '.join(absent) if len(absent) <= NAMED else many} on {env}"
+            tasks.setdefault(", ".join(absent) if len(absent) <= NAMED else many, []).append(env)
+    return [f"{variants} on {', '.join(envs)}" for variants, envs in tasks.items()]
 
 
 def load_part(folder: Path) -> Dataset:
