@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.dataset import Dataset, load
+from analysis.dataset import Dataset, load, parts_of
 from analysis.records import RecordError
 from analysis.scores import UNTRAINED
 from analysis.sources.records import place_of
@@ -45,10 +45,15 @@ class Baseline:
 
 
 def read_baseline(name: str, folder: Path = FOLDER) -> Baseline:
-    """A baseline by its name; RecordError names those that there are."""
+    """A baseline by its name; RecordError names those that there are, and says what a mere dataset is for."""
     path = folder / name
     if not (path / "baseline.json").exists():
         known = ", ".join(sorted(found.parent.name for found in folder.glob("*/baseline.json"))) or "none yet"
+        if (parts_of(path)[0] / "dataset.json").exists():
+            raise RecordError(
+                f"{path} is a published dataset, to be read by analysis.report and analysis.replicate; changes are "
+                f"judged by a baseline with seeds enough for that ({known})"
+            )
         raise RecordError(f"there is no baseline {name} in {folder} ({known}); python -m analysis.bless makes one")
     return Baseline(name, load(path), json.loads((path / "baseline.json").read_text()))
 

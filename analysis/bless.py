@@ -95,7 +95,9 @@ def bless(study: str, name: str, reason: str, records: Path, replace: bool, base
     if not reason.strip():
         raise RecordError("--reason is empty; say why this is the baseline from now on")
     target, building = baselines / name, baselines / f".{name}.building"
-    old = read_baseline(name, baselines) if (target / "baseline.json").exists() else None
+    if target.exists() and not (target / "baseline.json").exists():
+        raise RecordError(f"{target} is there and is no baseline; it stays, so take another name")
+    old = read_baseline(name, baselines) if target.exists() else None
     try:
         collect([study], records, building, ())
         dataset = load(building)

@@ -12,9 +12,8 @@ int32), everything measured is float64. A diagnostic that a run does not have is
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,7 @@ RUNS = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in RUN_COLUMNS
 """Types of `runs`: what is no number is text."""
 
 SCORE_EPISODES = 100
+NAMED = 3  # variants that are missing on a task; more are counted
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,20 @@ def load(folder: Path) -> Dataset:
         return load_part(folder)
     loaded = [load_part(part) for part in parts]
     runs = pd.concat([part.runs for part in loaded], ignore_index=True)
-    study, there = loaded[-1].note["study"], set(zip(runs["variant"], runs["env"], strict=True))
-    cells = product(study["variants"], study["environments"])
-    absent = [f"{variant} on {env}" for variant, env in cells if (variant, env) not in there]
+    absent = absent_cells(runs, loaded[-1].note["study"])
     return Dataset(folder, runs, {**loaded[-1].note, "left_out": {"missing": absent} if absent else {}})
+
+
+def absent_cells(runs: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
+    """A study's cells without runs, in words: tasks that lack the same variants, or as many, together."""
+    there, all_variants = set(zip(runs["variant"], runs["env"], strict=True)), study["variants"]
+    tasks: dict[str, list[str]] = {}
+    for env in study["environments"]:
+        absent = [variant for variant in all_variants if (variant, env) not in there]
+        many = f"{len(absent)} of {len(all_variants)} variants" if len(absent) < len(all_variants) else "all variants"
+        if absent:
+            tasks.setdefault(", ".join(absent) if len(absent) <= NAMED else many, []).append(env)
+    return [f"{variants} on {', '.join(envs)}" for variants, envs in tasks.items()]
 
 
 def load_part(folder: Path) -> Dataset:

@@ -31,7 +31,7 @@ from analysis.scores import EPISODES, Scaling
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, markdown, number
 
-SHOWN = 8  # names of missing runs
+SHOWN = 8  # names of what is missing
 
 
 def summary(results: Results) -> list[str]:
@@ -100,7 +100,7 @@ def missing(note: Mapping[str, Any]) -> list[str]:
     said = []
     for kind, names in note["left_out"].items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        said.append(f"Left out, {kind}, {findings.many(len(names), 'run')}: {'; '.join(names[:SHOWN])}{more}.")
+        said.append(f"Left out, {kind}: {'; '.join(names[:SHOWN])}{more}.")
     return said
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import scores, statistics
@@ -29,6 +30,7 @@ LEAST, BELOW = -0.05, "#f5c9a3"  # cells clearly below the random policy have a 
 MEAN: Marks = {"marker": "o", "ls": "", "ms": 5, "mec": "white", "mew": 0.7, "zorder": 4}
 INTERVAL: Marks = {"lw": 2.2, "zorder": 3}
 RUN: Marks = {"marker": "o", "ls": "", "ms": 2.5, "mew": 0, "alpha": 0.35, "zorder": 2}
+RERUNS: Marks = {"lw": 0.6}
 PAPER: Marks = {"marker": "D", "ls": "", "ms": 3.5, "mec": style.INK, "mfc": "white", "mew": 0.8, "zorder": 4}
 
 
@@ -69,11 +71,15 @@ def averaged_intervals(results: Results) -> Figure:
     if results.paper_rows:
         ends = results.reruns.quantile([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         for variant, score in printed.items():
-            row = rows.index(str(variant)) + 0.3
-            axis.plot(ends[variant], [row, row], color=style.INK, lw=0.6)
-            axis.plot(score, row, **PAPER)
+            paper(axis, rows.index(str(variant)), score, ends[variant])
     key(figure, results, rows)
     return figure
+
+
+def paper(axis: Axes, row: int, score: float, ends: Array) -> None:
+    """Below a row: the published score, and where re-runs of it would lie."""
+    axis.plot(ends, [row + 0.3, row + 0.3], color=style.INK, **RERUNS)
+    axis.plot(score, row + 0.3, **PAPER)
 
 
 def label(results: Results) -> str:
@@ -114,19 +120,23 @@ def forest(
     for row, variant in enumerate(variants):
         if variant not in cells:
             continue
-        colour, ends = colours[variant], known.get(variant)
-        axis.plot(dots[variant], np.full(len(dots[variant]), row), color=colour, **RUN)
-        if ends:
-            axis.plot([ends.low, ends.high], [row, row], color=colour, **INTERVAL)
-        axis.plot(means[variant], row, color=colour, **MEAN)
-        if means[variant] < low:
-            said = f" [{style.number(ends.low)}, {style.number(ends.high)}]" if ends else ""
-            axis.annotate(
-                f"← mean {style.number(means[variant])}{said}", (0, row), (2, 2), xycoords=("axes fraction", "data"),
-                textcoords="offset points", fontsize=6, zorder=5,
-            )  # fmt: skip
+        axis.plot(dots[variant], np.full(len(dots[variant]), row), color=colours[variant], **RUN)
+        estimate(axis, row, means[variant], ends_of[variant], colours[variant], low)
     axis.set(xlim=(low, high), ylim=(len(variants) - 0.4, -0.6), yticks=range(len(variants)), yticklabels=variants)
     axis.grid(axis="y", visible=False)
+
+
+def estimate(axis: Axes, row: int, mean: float, ends: Array, colour: str, low: float) -> None:
+    """A mean and the ends of its interval, if there is one; a mean below `low`, where the axis begins, is written."""
+    if len(ends):
+        axis.plot(ends, [row, row], color=colour, **INTERVAL)
+    axis.plot(mean, row, color=colour, **MEAN)
+    if mean < low:
+        said = f" [{style.number(ends[0])}, {style.number(ends[1])}]" if len(ends) else ""
+        axis.annotate(
+            f"← mean {style.number(mean)}{said}", (0, row), (2, 3), xycoords=("axes fraction", "data"),
+            textcoords="offset points", fontsize=6, zorder=5,
+        )  # fmt: skip
 
 
 def dots_of(runs: Sequence[Array]) -> Array:
@@ -143,9 +153,16 @@ def key(figure: Figure, results: Results, averaged: Sequence[str]) -> None:
         handles.append(style.handle(ink, f"{LEVEL:.0%} interval of the mean", **INTERVAL))
     handles.append(style.handle(ink, each, **RUN))
     if averaged and results.paper_rows:
-        handles.append(style.handle(ink, "paper, Table 1", **PAPER))
-        handles.append(style.handle(ink, f"{LEVEL:.0%} of re-runs with {SEEDS} seeds", lw=0.6))
+        handles += paper_key()
     style.say_below(figure, handles)
+
+
+def paper_key() -> list[Line2D]:
+    ink = style.Look(style.INK, "-")
+    return [
+        style.handle(ink, "paper, Table 1", **PAPER),
+        style.handle(ink, f"{LEVEL:.0%} of re-runs with {SEEDS} seeds", **RERUNS),
+    ]
 
 
 def heatmap(results: Results) -> Figure:

@@ -7,6 +7,7 @@ dark, which survives a grey print.
 
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +22,9 @@ from matplotlib.ticker import EngFormatter
 
 from analysis.statistics import Array
 
-INK, PALE = "#222222", "#d4d4d4"
+INK, PALE, ALARM = "#222222", "#d4d4d4", "#b3261e"
 PAGE = 7.2  # inches: the width of a page's text, on which 7 points are printed as 7 points
+CHARACTER = 0.058  # inches: the width of a wide one at 7 points
 TOGETHER = 5  # lines that a panel bears
 SPARE = 0.4  # of what the values span, for intervals at either end
 FAR = 2  # times what the better half spans, or its distance from 0: further below is out of sight
@@ -69,6 +71,9 @@ class Shown(NamedTuple):
     values: Array
     interval: Array = np.empty(0)
 
+
+TELLTALE = {"png": ("Software",), "pdf": ("CreationDate", "Creator", "Producer")}
+"""What matplotlib writes into a file beside its picture, unless told not to."""
 
 REFERENCES = {"random": Look("#8c8c8c", "--"), "initial": Look("#8c8c8c", ":")}
 
@@ -232,12 +237,20 @@ def say_groups(
 
 def say_below(figure: Figure, handles: Sequence[Line2D]) -> None:
     """A legend below the figure, in as few rows as fit."""
-    inches = [0.5 + 0.058 * len(str(each.get_label())) for each in handles]
+    inches = [0.5 + CHARACTER * len(str(each.get_label())) for each in handles]
     for rows in range(1, len(handles) + 1):
         columns = [inches[start : start + rows] for start in range(0, len(inches), rows)]
         if sum(map(max, columns)) < figure.get_figwidth() or rows == len(handles):
             figure.legend(handles=handles, loc="outside lower center", ncols=len(columns))
             break
+
+
+def say_missing(figure: Figure, sentences: Sequence[str]) -> None:
+    """At the top of a figure: what its data lack."""
+    if sentences:
+        fitting = int(figure.get_figwidth() / CHARACTER)
+        words = textwrap.fill(" ".join(["Partial.", *sentences]), fitting, break_on_hyphens=False)
+        figure.suptitle(words, x=0.01, ha="left", fontsize=7, color=ALARM)
 
 
 def handle(look: Look, name: str, **marks: Any) -> Line2D:
@@ -275,11 +288,12 @@ def shortened(name: str, length: int = 18) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write PATH.png and PATH.pdf without a date or a version in them."""
+def save(figure: Figure, path: Path, endings: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write PATH.png, PATH.pdf without a date or a version in them."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # found once, for both files
-    png, pdf = (path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "pdf"))
-    figure.savefig(png, metadata={"Software": None})
-    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    return [png, pdf]
+    figure.set_layout_engine("none")  # found once, for all files
+    written = []
+    for ending in endings:
+        written.append(path.with_name(f"{path.name}.{ending}"))
+        figure.savefig(written[-1], metadata=dict.fromkeys(TELLTALE[ending]))
+    return written

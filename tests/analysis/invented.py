@@ -3,6 +3,7 @@
 `write(folder, rng)` is the quick study; more variants, tasks, profiles, diverged and missing runs are arguments.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -63,12 +64,12 @@ def write(
     skill = {(v, e): rng.normal(0.75, 0.15) for v in variants for e in environments}
 
     def runs() -> Iterator[Collected]:
-        for number, (variant, environment, seed) in enumerate(keys):
+        for variant, environment, seed in keys:
             config = configured(variant, environment, seed, env_steps)
             level = skill[variant, environment] + rng.normal(0, 0.12) if config.algo.learns else 0.0
             end = diverged.get((variant, environment, seed))
             episodes = episodes_of(TASKS[environment], level, config.env_steps, end, rng)
-            yield Collected(row_of(number, variant, config, episodes, end), episodes, iterations_of(config, rng))
+            yield Collected(row_of(variant, config, episodes, end), episodes, iterations_of(config, rng))
 
     collect.write(runs(), folder)
     default = {"name": "invented", "variants": list(variants), "overrides": [], "tables": [], "figures": []}
@@ -107,9 +108,10 @@ def iterations_of(config: RunConfig, rng: np.random.Generator) -> pa.Table:
     return pa.table({"iteration": number, "env_steps": config.profile.horizon * (number + 1), **columns})
 
 
-def row_of(number: int, variant: str, config: RunConfig, episodes: pa.Table, end: float | None) -> dict[str, Any]:
+def row_of(variant: str, config: RunConfig, episodes: pa.Table, end: float | None) -> dict[str, Any]:
+    run_id = hashlib.sha256(f"{variant} {config.env.id} {config.seed}".encode()).hexdigest()[:16]
     return dict.fromkeys(RUN_COLUMNS, "invented") | {
-        "run": f"{number:016x}-c0de", "run_id": f"{number:016x}", "code_id": "c0de", "variant": variant,
+        "run": f"{run_id}-c0de", "run_id": run_id, "code_id": "c0de", "variant": variant,
         "env": config.env.id, "profile": variant.rpartition("/")[0] or "ppo1_2017_08", "seed": config.seed,
         "status": "diverged" if end else "complete",
         "measure": "training episodes", "budget": config.env_steps, "env_steps": int(config.env_steps * (end or 1)),

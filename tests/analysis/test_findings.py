@@ -10,7 +10,7 @@ from invented import write
 from omegaconf import OmegaConf
 from scipy import stats
 
-from analysis import findings, scores, tables
+from analysis import findings, others, scores, tables
 from analysis.dataset import Dataset, load
 from analysis.paper import published
 from analysis.records import RecordError
@@ -177,12 +177,26 @@ class TestDifferences:
 class TestPublished:
     def test_stand_beside_runs_of_their_length_only(self, tmp_path: Path) -> None:
         short = results(tmp_path / "short", variants=("clip_0.2", "random"))
-        assert findings.others_scores(short).empty
+        assert others.others_scores(short).empty
         short.dataset.runs["budget"] = 1_000_000
-        rows = findings.others_scores(Results(short.dataset))
+        rows = others.others_scores(Results(short.dataset))
         assert set(rows["env"]) == {"Hopper", "InvertedPendulum"}
         assert (rows["steps"] == 1_000_000).all()
-        assert len(findings.published_scores(Results(short.dataset)).shown) == len(rows) > 3
+        assert len(others.published_scores(Results(short.dataset)).shown) == len(rows) + 2 > 5
+
+    def test_ours_come_first_and_all_means_have_intervals(self, tmp_path: Path) -> None:
+        found = results(tmp_path, variants=("clip_0.2", "random"), environments=("HalfCheetah-v4", "Swimmer-v4"))
+        found.dataset.runs["budget"] = 1_000_000
+        table = others.published_scores(Results(found.dataset)).values
+        assert set(table["env"]) == {"HalfCheetah"}
+        runs = [returns[-100:].mean() for returns in returns_of(found.dataset, "clip_0.2", "HalfCheetah-v4")]
+        first = table.iloc[0]
+        assert (first["library"], first["mean"]) == ("this suite", pytest.approx(np.mean(runs)))
+        reach = 4.303 * np.std(runs, ddof=1) / np.sqrt(3)
+        assert [first["low"], first["high"]] == pytest.approx([np.mean(runs) - reach, np.mean(runs) + reach], rel=1e-4)
+        theirs = table[table["mean"] == 1442.64].iloc[0]  # ± 46.03 of 3 seeds, which is 56.37 with ddof=1
+        assert [theirs["low"], theirs["high"]] == pytest.approx([1302.6, 1582.7], abs=0.1)
+        assert not table["algo"].str.contains("KL").any()
 
 
 class TestRuns:

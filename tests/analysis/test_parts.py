@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 
 from analysis import parts
 from analysis.collect import collect
-from analysis.dataset import load
+from analysis.dataset import absent_cells, load
 from analysis.gates import QUANTITIES
 from experiments.compose import CONF
 from experiments.files import as_json
@@ -69,6 +69,14 @@ def test_finished_cells_become_parts_once(records: Path, tmp_path: Path) -> None
     train([begin(records, (0, 1))[-1].run.config], records)
     assert grown(records, out) == (["InvertedPendulum-v4/mine-clip.s0-1"], 0)
     assert before.items() <= digests(out).items()
+
+
+def test_what_is_missing_is_named_by_task() -> None:
+    runs = pd.DataFrame([("a", "Hopper-v4"), *((name, "Reacher-v4") for name in "bcd")], columns=["variant", "env"])
+    study = {"variants": list("abcde"), "environments": ["Swimmer-v4", "Hopper-v4", "Reacher-v4", "Walker2d-v4"]}
+    assert absent_cells(runs, study) == [
+        "all variants on Swimmer-v4, Walker2d-v4", "4 of 5 variants on Hopper-v4", "a, e on Reacher-v4",
+    ]  # fmt: skip
 
 
 def test_later_seeds_are_parts_of_their_own(records: Path, tmp_path: Path) -> None:

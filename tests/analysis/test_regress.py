@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import invented
+import numpy as np
 import pytest
 
 from analysis import bless, regress
@@ -116,6 +118,24 @@ def test_an_unknown_study_is_a_mistake_and_no_verdict(
 ) -> None:
     assert judged(records, baselines, "nonesuch") == 2
     assert "nonesuch is neither a folder nor a study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["regress", "bless"])
+def test_a_published_dataset_judges_nothing_and_is_not_replaced(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = invented.write(tmp_path / "table1" / "Hopper-v4" / "clip_0.2.s0-2", np.random.default_rng(0))
+    before = {path: path.read_bytes() for path in part.iterdir()}
+    place = ["--baselines", str(tmp_path), "--records", str(tmp_path)]
+    if command == "regress":
+        code = regress.main(["--candidate", "after", "--baseline", "table1", *place])
+        told = f"error: {tmp_path / 'table1'} is a published dataset, to be read by analysis.report"
+    else:
+        code = bless.main(["table1", "--name", "table1", "--reason", "a test", "--replace", *place])
+        told = f"error: {tmp_path / 'table1'} is there and is no baseline"
+    assert code == 2
+    assert capsys.readouterr().err.startswith(told)
+    assert {path: path.read_bytes() for path in part.iterdir()} == before
 
 
 class TestBless:

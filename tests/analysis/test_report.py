@@ -103,7 +103,7 @@ def test_what_is_missing_is_refused_or_said_first(tmp_path: Path, capsys: pytest
     out = tmp_path / "report"
     assert report.main([str(folder), "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    assert "Left out, missing, 1 run: Hopper-v4 clip_0.2 seed 1" in said
+    assert "Left out, missing: Hopper-v4 clip_0.2 seed 1." in said
     assert "--missing=mark" in said
     assert not out.exists()
     assert report.main([str(folder), "--out", str(out), "--missing", "mark"]) == 0
