@@ -83,6 +83,8 @@ def test_calibration_measures_once_per_task_and_larger_packs_cost_less_per_run()
         {"horizon": 64, "actors": 3, "minibatch_size": 96},
         {"horizon": 16, "actors": 8, "minibatch_size": 32},
         {"horizon": 600, "minibatch_size": 600},
+        {"horizon": 5, "actors": 16, "minibatch_size": 80, "rollouts": 25},
+        {"horizon": 2048, "segment": 16, "minibatch_size": 512},
     ],
 )
 def test_calibration_takes_whole_minibatches_of_any_size(profile: dict[str, int]) -> None:
