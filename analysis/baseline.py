@@ -21,12 +21,13 @@ FOLDER = Path(__file__).parent / "baselines"
 SIMULATORS = ("mujoco", "envpool", "gymnasium", "ale-py")  # another version of these is another task
 NUMERICS = ("torch", "numpy")  # another version of these is told, and forbids nothing
 YOUNGER = {
-    "profile.actors": "1", "profile.segment": "null", "profile.rollouts": "1", "profile.value_fit": '"joint"',
-    "profile.value_stepsize": "null", "profile.optimiser": '"adam"', "profile.rmsprop_decay": "0.99",
-    "profile.rmsprop_epsilon": "1e-05", "profile.stepsize_kl_target": "null", "algo.delta": "null",
-    "algo.average_decay": "null", "algo.kl_accepted": "null", "algo.backtracks": "null", "algo.cg_iterations": "null",
-    "algo.cg_damping": "null", "algo.fisher_every": "null", "algo.candidates": "null", "algo.elite_fraction": "null",
-    "algo.initial_variance": "null", "algo.extra_std": "null", "algo.extra_generations": "null",
+    "env.max_episode_steps": "null", "profile.actors": "1", "profile.segment": "null", "profile.rollouts": "1",
+    "profile.value_fit": '"joint"', "profile.value_stepsize": "null", "profile.optimiser": '"adam"',
+    "profile.rmsprop_decay": "0.99", "profile.rmsprop_epsilon": "1e-05", "profile.stepsize_kl_target": "null",
+    "algo.delta": "null", "algo.average_decay": "null", "algo.kl_accepted": "null", "algo.backtracks": "null",
+    "algo.cg_iterations": "null", "algo.cg_damping": "null", "algo.fisher_every": "null", "algo.candidates": "null",
+    "algo.elite_fraction": "null", "algo.initial_variance": "null", "algo.extra_std": "null",
+    "algo.extra_generations": "null",
 }  # fmt: skip
 """Settings younger than some baseline, and what was so before they were: the neutral defaults of ppo/config.py."""
 
@@ -75,7 +76,8 @@ def settings_of(runs: pd.DataFrame) -> dict[tuple[str, str], dict[str, str]]:
     """Every setting but the seed, by variant and task without its version."""
     found = {}
     for (variant, env), cell in runs.groupby(["variant", "env"]):
-        config = {**json.loads(cell["config"].iloc[0]), "env": env}
+        config = json.loads(cell["config"].iloc[0])
+        config["env"]["id"] = env
         config.pop("seed")
         found[str(variant), env.rpartition("-")[0]] = dict(flat(config))
     return found

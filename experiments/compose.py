@@ -102,7 +102,7 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
     common = {
         "algo": build(Algo, plain["algo"], "algo."),
         "profile": build(Profile, plain["profile"], "profile."),
-        "env": Env(fitted("env.id", env_id, str)),
+        "env": build(Env, {name: value for name, value in plain["env"].items() if name != "version"}, "env."),
         "backend": resolved_backend(fitted("backend", plain["backend"], str), env_id),
         "numerics": fitted("numerics", plain["numerics"], str),
         "device": fitted("device", plain["device"], str),
@@ -123,7 +123,7 @@ def known_keys(main: str) -> list[str]:
     if main == "launch":
         for path in [*CONF.glob("study/*.yaml"), *CONF.glob("cluster/*.yaml")]:
             keys += [f"{path.parent.name}.{key!s}" for key in OmegaConf.load(path)]
-    return sorted({*keys, *groups_of(main), "env.id", "env.version"})
+    return sorted({*keys, *groups_of(main), "env.id", "env.version", "env.max_episode_steps"})
 
 
 def settings_of_algo(arguments: Sequence[str]) -> list[str]:

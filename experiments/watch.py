@@ -95,8 +95,9 @@ class Agent:
         return action.clip(spaces.low, spaces.high) if self.profile.clip_actions else action
 
 
-def open_environment(env_id: str, film: bool, window: bool) -> gymnasium.Env[Any, Any]:
+def open_environment(task: Env, film: bool, window: bool) -> gymnasium.Env[Any, Any]:
     """The task in Gymnasium, able to draw if that is asked; UserError if it has no such task or cannot."""
+    env_id, mode = task.id, "human" if window else "rgb_array" if film else None
     try:
         gymnasium.spec(env_id)
     except (gymnasium.error.Error, ImportError) as error:
@@ -106,7 +107,7 @@ def open_environment(env_id: str, film: bool, window: bool) -> gymnasium.Env[Any
         os.environ.update(drawing(env_id))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*out of date.*", category=DeprecationWarning)
-        env = gymnasium.make(env_id, render_mode="human" if window else "rgb_array" if film else None)
+        env = gymnasium.make(env_id, max_episode_steps=task.max_episode_steps, render_mode=mode)
     follow(env)
     return env
 
@@ -138,7 +139,7 @@ def watch(run: str, records: Path, episodes: int, sample: bool, seed: int, out: 
     agent = Agent(find_run(run, records))
     if agent.identity["code_id"] != code_id():
         print(f"trained by code {agent.identity['code_id']}, this is {code_id()}: returns may differ", file=sys.stderr)
-    env = open_environment(agent.env.id, out is not None, window)
+    env = open_environment(agent.env, out is not None, window)
     film = None if out is None else Film(out, env.metadata.get("render_fps", 30))
     try:
         agent.enter(env)

@@ -231,6 +231,10 @@ class Env:
     """A task by its registered name, version included."""
 
     id: str = "Hopper-v4"
+    max_episode_steps: int | None = None  # its time limit, env steps; the task's own where nothing is said
+
+    def __post_init__(self) -> None:
+        positive("env.max_episode_steps", self.max_episode_steps)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Backend(Protocol):
 class EnvPool:
     """EnvPool's synchronous vector, in one thread."""
 
-    def __init__(self, env_id: str, seeds: Sequence[int]):
+    def __init__(self, env_id: str, seeds: Sequence[int], max_episode_steps: int | None = None):
         import envpool
 
         if env_id not in envpool.list_all_envs():
@@ -72,7 +72,8 @@ class EnvPool:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precision lowered.*")  # of a space's bounds, used by nothing
             # num_threads=1: one core per pack; without it EnvPool starts a thread per core.
-            self.envs = envpool.make(env_id, "gymnasium", num_envs=len(seeds), seed=list(seeds), num_threads=1)
+            limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+            self.envs = envpool.make(env_id, "gymnasium", num_envs=len(seeds), seed=list(seeds), num_threads=1, **limit)
             self.spaces = Spaces.of(env_id, self.envs.observation_space, self.envs.action_space)
 
     def reset(self, ids: np.ndarray) -> np.ndarray:
@@ -87,11 +88,11 @@ class EnvPool:
 class Gymnasium:
     """One plain environment per run, stepped in turn."""
 
-    def __init__(self, env_id: str, seeds: Sequence[int]):
+    def __init__(self, env_id: str, seeds: Sequence[int], max_episode_steps: int | None = None):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*out of date.*", category=DeprecationWarning)
             try:
-                self.envs = [gymnasium.make(env_id) for _ in seeds]
+                self.envs = [gymnasium.make(env_id, max_episode_steps=max_episode_steps) for _ in seeds]
             except gymnasium.error.UnregisteredEnv as error:
                 near = near_matches(env_id, list(gymnasium.registry))
                 raise UserError(f"Gymnasium has no task {env_id}{near}") from error
@@ -124,9 +125,9 @@ BACKENDS: dict[str, type[EnvPool] | type[Gymnasium]] = {"envpool": EnvPool, "gym
 class Environments:
     """A backend plus what replay needs: resets so far and the actions since the last one, for each run."""
 
-    def __init__(self, env_id: str, backend: str, seeds: Sequence[int]):
+    def __init__(self, env_id: str, backend: str, seeds: Sequence[int], max_episode_steps: int | None = None):
         try:
-            self.backend: Backend = BACKENDS[backend](env_id, seeds)
+            self.backend: Backend = BACKENDS[backend](env_id, seeds, max_episode_steps)
         except ImportError as error:
             raise UserError(f"backend={backend}: {error}; install it, or choose another backend") from error
         self.env_id = env_id

@@ -40,7 +40,10 @@ class Pack:
         prepare(self.numerics)
         actors = self.profile.actors
         seeds = [generator(run.seed, "environment").integers(MAX_SEED, size=actors) for run in self.runs]
-        self.environments = Environments(self.runs[0].env.id, self.runs[0].backend, np.concatenate(seeds).tolist())
+        env = self.runs[0].env
+        self.environments = Environments(
+            env.id, self.runs[0].backend, np.concatenate(seeds).tolist(), env.max_episode_steps
+        )
         self.spaces = spaces = self.environments.spaces
         if self.algo.objective == "random" and not (spaces.discrete or np.isfinite(spaces.high - spaces.low).all()):
             raise UserError(f"{self.runs[0].env.id}: its actions have no bounds, so uniform random ones do not exist")

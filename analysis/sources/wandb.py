@@ -35,7 +35,7 @@ ITERATION_COLUMNS = (
 
 WHOLE_NUMBERS = (
     "n_step", "backtracks", "cg_iterations", "fisher_every", "candidates", "horizon", "actors", "segment", "rollouts",
-    "epochs", "minibatch_size", "hidden_sizes", "seed", "env_steps",
+    "epochs", "max_episode_steps", "minibatch_size", "hidden_sizes", "seed", "env_steps",
 )  # fmt: skip
 """Settings that are integers. All other numbers are floats, of which W&B writes 1.0 as 1."""
 

@@ -16,7 +16,7 @@ from analysis import bless, gates, regress
 from analysis.baseline import FOLDER, YOUNGER, Baseline, differences, read_baseline
 from analysis.dataset import Dataset, load
 from analysis.records import RecordError
-from ppo.config import Profile
+from ppo.config import Algo, Env, Profile
 
 ZERO = {"a": 0.0, "b": -10.0}
 
@@ -144,10 +144,11 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
 
 
 def without(config: str, names: Iterable[str]) -> str:
-    """A run's settings as they were before some of the profile's existed."""
+    """A run's settings as they were before some of them existed."""
     settings = json.loads(config)
     for name in names:
-        del settings["profile"][name.removeprefix("profile.")]
+        part, _, setting = name.partition(".")
+        del settings[part][setting]
     return json.dumps(settings)
 
 
@@ -236,13 +237,14 @@ class TestBaseline:
             config=other.runs["config"].str.replace('"gamma": 0.99', '"gamma": 0.9'),
         )
         said = differences(changed, VERSIONS, baseline)
-        assert 'env="Hopper-v5", not "Hopper-v4" (Hopper)' in said
+        assert 'env.id="Hopper-v5", not "Hopper-v4" (Hopper)' in said
         assert "profile.gamma=0.9, not 0.99 (Hopper, InvertedPendulum)" in said
         less = runs[~((runs["env"] == "Hopper-v4") & (runs["variant"] == "clip_0.2"))]
         assert differences(less, VERSIONS, baseline) == ["only the baseline has clip_0.2 on Hopper"]
 
     def test_a_setting_younger_than_the_baseline_counts_as_its_default(self, baseline: Baseline) -> None:
-        added = {f"profile.{f.name}": json.dumps(f.default) for f in fields(Profile)}
+        parts = {"algo": Algo, "profile": Profile, "env": Env}
+        added = {f"{part}.{f.name}": json.dumps(f.default) for part, cls in parts.items() for f in fields(cls)}
         assert {name: added[name] for name in YOUNGER} == YOUNGER
         older = baseline.runs.assign(config=[without(config, YOUNGER) for config in baseline.runs["config"]])
         stale = Baseline("older", Dataset(baseline.dataset.folder, older, baseline.dataset.note), baseline.about)
@@ -252,8 +254,9 @@ class TestBaseline:
 
     @pytest.mark.parametrize("name", sorted(path.parent.name for path in FOLDER.glob("*/baseline.json")))
     def test_every_setting_of_today_is_in_a_shipped_one_or_known_to_be_younger(self, name: str) -> None:
-        stored = json.loads(read_baseline(name).runs["config"].iloc[0])["profile"]
-        lacking = {f"profile.{f.name}" for f in fields(Profile)} - {f"profile.{known}" for known in stored}
+        stored = json.loads(read_baseline(name).runs["config"].iloc[0])
+        parts = {"algo": Algo, "profile": Profile, "env": Env}
+        lacking = {f"{part}.{f.name}" for part, cls in parts.items() for f in fields(cls) if f.name not in stored[part]}
         assert lacking <= YOUNGER.keys(), "say in analysis.baseline.YOUNGER what was so before they were"
 
     def test_an_unknown_one_is_named_with_those_that_there_are(self, baseline: Baseline) -> None:

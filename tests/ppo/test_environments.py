@@ -296,3 +296,15 @@ def test_an_unsupported_space_is_refused_by_name(space: dict, words: str) -> Non
             Environments("TestSpaces-v0", "gymnasium", [0])
     finally:
         del gymnasium.registry["TestSpaces-v0"]
+
+
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_a_time_limit_of_ones_own_replaces_the_tasks(backend: str) -> None:
+    environments = Environments("Pendulum-v1", backend, [0, 1], max_episode_steps=230)
+    environments.reset()
+    ends = []
+    for step in range(1, 231):
+        _, terminated, truncated = environments.step(np.zeros((2, 1)))
+        ends += [step] if truncated.all() else []
+        assert not terminated.any() and truncated.all() == truncated.any()
+    assert ends == [230]
