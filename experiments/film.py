@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 from ppo.config import UserError
 
 GIF_FPS = 15  # at most: 1000 moments of HalfCheetah are then 6 MB
-GIF_WIDTH = 320  # pixels, at most, unless a film says otherwise
+GIF_WIDTH = 320  # pixels
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # yuv420p has one colour for 2×2 pixels
 # A palette per frame: one for the whole film would hold every frame in memory until the last has come.
 PALETTE = "split[a][b];[a]palettegen=stats_mode=single:max_colors=64[p];[b][p]paletteuse=new=1:dither=none"
 ENCODING = {
     ".mp4": ["-vf", EVEN, "-c:v", "libx264", "-pix_fmt", "yuv420p"],
-    ".gif": ["-vf", f"scale='min({{width}},iw)':-1,{PALETTE}"],
+    ".gif": ["-vf", f"scale='min({GIF_WIDTH},iw)':-1,{PALETTE}"],
 }
 
 NO_OPENGL = 4
@@ -92,11 +92,11 @@ class Film:
     `fps`: moments of play per second. An mp4 shows all of them, a GIF every so many.
     """
 
-    def __init__(self, out: Path, fps: float, gif_width: int = GIF_WIDTH):
+    def __init__(self, out: Path, fps: float, encoding: Mapping[str, Sequence[str]] = ENCODING):
         out.parent.mkdir(parents=True, exist_ok=True)
         self.out, self.part = out, out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
         self.every = math.ceil(fps / GIF_FPS) if out.suffix == ".gif" else 1
-        self.fps, self.gif_width = fps / self.every, gif_width
+        self.fps, self.encoding = fps / self.every, encoding[out.suffix]
         self.moments = self.frames = 0
         self.ffmpeg: subprocess.Popen[bytes] | None = None
 
@@ -124,7 +124,7 @@ class Film:
             "-v",
             "error",
             *raw,
-            *(word.format(width=self.gif_width) for word in ENCODING[self.out.suffix]),
+            *self.encoding,
             f"file:{self.part}",
         ]
         # A session of its own, which Ctrl-C does not reach: what was filmed so far is then ended properly.
