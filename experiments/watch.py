@@ -80,6 +80,13 @@ class Agent:
         self.parameters = {name: view.numpy() for name, view in self.network.views(flat).items()}
         self.filter.load_state_dict(0, seen)
 
+    def values(self, observations: np.ndarray) -> np.ndarray:
+        """The critic's V, (n, D) → (n,)."""
+        x = torch.from_numpy(self.filter.normalise(observations[None]))
+        with torch.no_grad():
+            parameters = {name: torch.from_numpy(values) for name, values in self.parameters.items()}
+            return self.network.value(parameters, x)[0].numpy()
+
     def manner(self, sample: bool) -> str:
         """How it chooses actions: the likeliest (a Gaussian's mean), or a sample if asked. CEM knows no samples."""
         if self.algo.objective == "random":
@@ -125,19 +132,27 @@ def open_environment(env_id: str, film: bool, window: bool) -> gymnasium.Env[Any
 class Moment(NamedTuple):
     """Where an episode stands."""
 
-    total: float  # return so far, raw reward
-    length: int  # env steps so far
-    ended: bool
+    observation: np.ndarray
+    total: float = 0.0  # return so far, raw reward
+    length: int = 0  # env steps so far
+    reward: float = 0.0  # of the action that led here
+    terminated: bool = False
+    truncated: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.terminated or self.truncated
 
 
 def episode(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, number: int, sample: bool) -> Iterator[Moment]:
     """Episode `number`, whose randomness has its name, from its first moment to its last."""
     observation, _ = env.reset(seed=int(generator(seed, "watch environment", number).integers(MAX_SEED)))
     rng = generator(seed, "watch action", number)
-    yield (now := Moment(0.0, 0, False))
+    yield (now := Moment(observation))
     while not now.ended:
-        observation, reward, terminated, truncated, _ = env.step(agent.act(observation, rng, sample))
-        yield (now := Moment(now.total + float(reward), now.length + 1, terminated or truncated))
+        observation, step, terminated, truncated, _ = env.step(agent.act(now.observation, rng, sample))
+        reward = float(step)
+        yield (now := Moment(observation, now.total + reward, now.length + 1, reward, terminated, truncated))
 
 
 def play(
