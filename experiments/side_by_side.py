@@ -28,8 +28,6 @@ PAUSE = 1.5  # seconds that the last picture stands
 FADED = 0.65  # share of white in a panel whose episode is over
 PAPER, INK, GREY, RED = "#ffffff", "#222222", "#6a6a6a", "#b3261e"
 FONT = ImageFont.load_default(13)
-
-
 # Of its final size, and a palette for the whole film, whose frames are few: what stands still is then stored once.
 GRID = {".gif": ["-vf", "split[a][b];[a]palettegen=max_colors=64[p];[b][p]paletteuse=dither=none"]}
 
@@ -52,7 +50,7 @@ def agents_of(study: str, records: Path, env: str, seed: int) -> dict[str, Agent
     stands = [(entry, stand) for entry, stand in stands if entry.run.config.seed == seed]
     if any(stand.state not in COMPLETE for _, stand in stands):
         numbers = told(counts(stand for _, stand in stands))
-        raise UserError(f"{study} has runs in training on {env}, seed {seed}: {numbers}; film it when all are done")
+        raise UserError(f"{study} has unfinished runs on {env}, seed {seed}: {numbers}; film it when all are done")
     runs = records / "runs" / read_json(folder / "study.json")["code_id"]
     agents = {entry.variant: Agent(runs / entry.folder_name) for entry, _ in stands}
     if len(tasks := sorted({agent.env.id for agent in agents.values()})) > 1:

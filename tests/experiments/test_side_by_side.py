@@ -182,7 +182,7 @@ def test_runs_that_are_not_finished_are_refused(records: Path, filmed: Any, tmp_
     copy = shutil.copytree(records, tmp_path / "records")
     (run_of(copy, "CartPole-v1", "gae_0") / "done.json").unlink()
     answer = filmed(tmp_path / "tiny.gif", at=copy)
-    assert_refused(answer, "tiny has runs in training on cartpole, seed 0: 2 done, 1 stopped")
+    assert_refused(answer, "tiny has unfinished runs on cartpole, seed 0: 2 done, 1 stopped")
     assert not (tmp_path / "tiny.gif").exists()
 
 
