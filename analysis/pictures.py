@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis import table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load, parts_of
-from analysis.figures import style
+from analysis.figures import bootstrapping, style
 from analysis.records import RecordError
 
 PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
@@ -21,6 +21,9 @@ PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "curves": ("table1", table1.curves_picture),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""
+
+DRAWINGS: dict[str, Callable[[], Figure]] = {"bootstrapping": bootstrapping.drawing}
+"""By the name of its file: what draws it from numbers of its own, in analysis/road."""
 
 
 def committed(name: str, baselines: Path) -> Dataset:
@@ -39,6 +42,7 @@ def draw(baselines: Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     style.use()
     figures = {name: picture(committed(study, baselines)) for name, (study, picture) in PICTURES.items()}
+    figures |= {name: drawing() for name, drawing in DRAWINGS.items()}
     return [path for name, figure in figures.items() for path in style.save(figure, out / name, ["png"])]
 
 

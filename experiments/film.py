@@ -4,12 +4,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import imageio_ffmpeg
+import numpy as np
 
 from ppo.config import UserError
 
@@ -37,6 +38,12 @@ except gymnasium.error.Error as error:
 except Exception as error:
     sys.exit(print(type(error).__name__ + ":", str(error).partition("\\n")[0]) or {NO_OPENGL})
 """
+
+
+def check_ending(out: Path) -> None:
+    """UserError if no film can have this name."""
+    if out.suffix not in ENCODING:
+        raise UserError(f"--out {out}: a film is an .mp4 or a .gif, and its name says which")
 
 
 def has_display() -> bool:
@@ -85,26 +92,29 @@ class Film:
     `fps`: moments of play per second. An mp4 shows all of them, a GIF every so many.
     """
 
-    def __init__(self, out: Path, fps: float):
+    def __init__(self, out: Path, fps: float, encoding: Mapping[str, Sequence[str]] = ENCODING):
         out.parent.mkdir(parents=True, exist_ok=True)
         self.out, self.part = out, out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
         self.every = math.ceil(fps / GIF_FPS) if out.suffix == ".gif" else 1
-        self.fps = fps / self.every
+        self.fps, self.encoding = fps / self.every, encoding[out.suffix]
         self.moments = self.frames = 0
         self.ffmpeg: subprocess.Popen[bytes] | None = None
 
     def take(self, render: Callable[[], Any]) -> None:
-        """One moment of play; `render` gives its frame (height, width, 3) uint8 if the film has a place for it."""
+        """One moment of play; `render` gives its frame if the film has a place for it."""
         self.moments += 1
         if (self.moments - 1) % self.every == 0:
-            frame = render()
-            self.ffmpeg = self.ffmpeg or self._start(*frame.shape[:2])
-            assert self.ffmpeg.stdin is not None
-            try:
-                self.ffmpeg.stdin.write(frame.tobytes())
-            except BrokenPipeError:
-                self.close()
-            self.frames += 1
+            self.show(render())
+
+    def show(self, frame: np.ndarray) -> None:
+        """The next frame, (height, width, 3) uint8."""
+        self.ffmpeg = self.ffmpeg or self._start(*frame.shape[:2])
+        assert self.ffmpeg.stdin is not None
+        try:
+            self.ffmpeg.stdin.write(frame.tobytes())
+        except BrokenPipeError:
+            self.close()
+        self.frames += 1
 
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self.fps:g}", "-i", "-"]
@@ -114,7 +124,7 @@ class Film:
             "-v",
             "error",
             *raw,
-            *ENCODING[self.out.suffix],
+            *self.encoding,
             f"file:{self.part}",
         ]
         # A session of its own, which Ctrl-C does not reach: what was filmed so far is then ended properly.

@@ -7,9 +7,9 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from experiments import checkpoint
 from experiments.compose import build
 from experiments.files import read_json
-from experiments.film import ENCODING, Film, drawing, follow, has_display
+from experiments.film import Film, check_ending, drawing, follow, has_display
 from experiments.find import find_run
 from experiments.identity import code_id
 from ppo.config import Algo, Env, Profile, UserError, near_matches, positive
@@ -74,13 +74,29 @@ class Agent:
         flat, seen = torch.as_tensor(self.state.get("parameters", []))[None], self.state.get("filter", {})
         if flat.shape != (1, self.network.size) or np.shape(seen.get("mean")) != (spaces.observation_size,):
             raise UserError(f"{self.folder} (code {self.identity['code_id']}) does not fit the networks of this code")
+        if self.algo.objective == "cem":  # its parameters are the candidate that was being played
+            flat = flat.clone()
+            flat[0, self.network.policy_columns()] = torch.as_tensor(self.state["search"]["mean"]).to(flat)
         self.parameters = {name: view.numpy() for name, view in self.network.views(flat).items()}
         self.filter.load_state_dict(0, seen)
 
-    def act(self, observation: np.ndarray, rng: np.random.Generator, sample: bool) -> np.ndarray:
-        """Observation (D,) → action (A,) float64 or () int64: the likeliest (a Gaussian's mean) or a sample."""
-        spaces, size = self.spaces, self.spaces.action_size
+    def values(self, observations: np.ndarray) -> np.ndarray:
+        """The critic's V, (n, D) → (n,)."""
+        x = torch.from_numpy(self.filter.normalise(observations[None]))
+        with torch.no_grad():
+            parameters = {name: torch.from_numpy(values) for name, values in self.parameters.items()}
+            return self.network.value(parameters, x)[0].numpy()
+
+    def manner(self, sample: bool) -> str:
+        """How it chooses actions: the likeliest (a Gaussian's mean), or a sample if asked. CEM knows no samples."""
         if self.algo.objective == "random":
+            return "uniform"
+        return "sampled" if sample and self.algo.objective != "cem" else "likeliest"
+
+    def act(self, observation: np.ndarray, rng: np.random.Generator, sample: bool) -> np.ndarray:
+        """Observation (D,) → action (A,) float64 or () int64."""
+        spaces, size = self.spaces, self.spaces.action_size
+        if self.manner(sample) == "uniform":
             return np.asarray(rng.integers(size) if spaces.discrete else rng.uniform(spaces.low, spaces.high))
         x = self.filter.normalise(observation.astype(np.float64)[None, None])
         policy = self.network.policy(self.parameters, x)
@@ -88,7 +104,9 @@ class Agent:
             raise UserError(f"{self.folder} diverged: its policy gives no finite action")
         noise = self.distribution.noise(rng, 1, size)[None, None]
         perturbation = self.distribution.perturbation(self.parameters, noise)[:, :, 0]
-        action = self.distribution.act(policy, perturbation if sample else np.zeros_like(policy))[0, 0]
+        action = self.distribution.act(
+            policy, perturbation if self.manner(sample) == "sampled" else np.zeros_like(policy)
+        )[0, 0]
         if spaces.discrete:
             return action
         action = action.astype(np.float64)
@@ -112,19 +130,46 @@ def open_environment(task: Env, film: bool, window: bool) -> gymnasium.Env[Any, 
     return env
 
 
+class Moment(NamedTuple):
+    """Where an episode stands."""
+
+    observation: np.ndarray
+    total: float = 0.0  # return so far, raw reward
+    length: int = 0  # env steps so far
+    reward: float = 0.0  # of the action that led here
+    terminated: bool = False
+    truncated: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.terminated or self.truncated
+
+
+def episode(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, number: int, sample: bool) -> Iterator[Moment]:
+    """Episode `number`, whose randomness has its name, from its first moment to its last."""
+    observation, _ = env.reset(seed=int(generator(seed, "watch environment", number).integers(MAX_SEED)))
+    rng = generator(seed, "watch action", number)
+    yield (now := Moment(observation))
+    while not now.ended:
+        observation, step, terminated, truncated, _ = env.step(agent.act(now.observation, rng, sample))
+        reward = float(step)
+        yield (now := Moment(observation, now.total + reward, now.length + 1, reward, terminated, truncated))
+
+
 def play(
     agent: Agent, env: gymnasium.Env[Any, Any], seed: int, number: int, sample: bool, film: Film | None
 ) -> tuple[float, int]:
-    """Episode `number`, whose randomness has its name: the return (raw reward) and the length in env steps."""
-    observation, _ = env.reset(seed=int(generator(seed, "watch environment", number).integers(MAX_SEED)))
-    rng = generator(seed, "watch action", number)
-    total, length, ended = 0.0, 0, False
-    while not ended:
-        if film is not None:
+    """Episode `number`, filmed up to its last action: the return and the length in env steps."""
+    for now in episode(agent, env, seed, number, sample):
+        if film is not None and not now.ended:
             film.take(env.render)
-        observation, reward, terminated, truncated, _ = env.step(agent.act(observation, rng, sample))
-        total, length, ended = total + float(reward), length + 1, terminated or truncated
-    return total, length
+    return now.total, now.length
+
+
+def say_other_code(agent: Agent) -> None:
+    """On stderr, if the run is not of this code."""
+    if agent.identity["code_id"] != code_id():
+        print(f"trained by code {agent.identity['code_id']}, this is {code_id()}: returns may differ", file=sys.stderr)
 
 
 def watch(run: str, records: Path, episodes: int, sample: bool, seed: int, out: Path | None, window: bool) -> None:
@@ -132,19 +177,17 @@ def watch(run: str, records: Path, episodes: int, sample: bool, seed: int, out: 
     positive("--episodes", episodes)
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed}: seeds are whole numbers from 0 to 2^63 - 1")
-    if out is not None and out.suffix not in ENCODING:
-        raise UserError(f"--out {out}: a film is an .mp4 or a .gif, and its name says which")
+    if out is not None:
+        check_ending(out)
     if window and not has_display():
         raise UserError("--window: there is no display here (DISPLAY is not set); film it with --out film.mp4")
     agent = Agent(find_run(run, records))
-    if agent.identity["code_id"] != code_id():
-        print(f"trained by code {agent.identity['code_id']}, this is {code_id()}: returns may differ", file=sys.stderr)
+    say_other_code(agent)
     env = open_environment(agent.env, out is not None, window)
     film = None if out is None else Film(out, env.metadata.get("render_fps", 30))
     try:
         agent.enter(env)
-        manner = "uniform" if agent.algo.objective == "random" else "sampled" if sample else "likeliest"
-        print(f"{agent.folder.name} at env step {agent.env_steps:,}, {manner} actions")
+        print(f"{agent.folder.name} at env step {agent.env_steps:,}, {agent.manner(sample)} actions")
         results = []
         for number in range(episodes):
             results.append(play(agent, env, seed, number, sample, film))

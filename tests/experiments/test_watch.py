@@ -142,6 +142,38 @@ def test_the_untrained_policy_can_be_watched(tmp_path: Path, said: Any) -> None:
     assert "CartPole-v1-initial.s0" in answer.out
 
 
+def cem_by_hand(state: dict[str, Any], parameters: np.ndarray) -> int:
+    """Length of CartPole's episode 0 under a policy with one hidden layer of 4 units, from its 30 numbers in order."""
+    hidden, head = parameters[:20].reshape(5, 4), parameters[20:].reshape(5, 2)  # the last row is the bias
+    mean, std = state["filter"]["mean"], np.sqrt(np.maximum(state["filter"]["variance"], 1e-2))
+    environment = gymnasium.make("CartPole-v1")
+    reset_seed = int(generator(0, "watch environment", 0).integers(2**31 - 1))
+    observation, length, over = environment.reset(seed=reset_seed)[0], 0, False
+    while not over:
+        x = np.clip((observation - mean) / std, -5, 5)
+        logits = np.tanh(x @ hidden[:4] + hidden[4]) @ head[:4] + head[4]
+        observation, _, terminated, truncated, _ = environment.step(int(np.argmax(logits)))
+        length, over = length + 1, terminated or truncated
+    return length
+
+
+def test_cem_plays_the_mean_of_its_search_without_noise(tmp_path: Path, said: Any) -> None:
+    cem = Algo("cem", candidates=8, elite_fraction=0.25, initial_variance=4.0, extra_std=0.0, extra_generations=1.0)
+    train([small_run(env="CartPole-v1", algo=cem, iterations=4, profile={"hidden_sizes": (4,)})], tmp_path)
+    (folder,) = [path.parent for path in tmp_path.rglob("config.json")]
+    state = state_of(folder)
+    flat = np.asarray(
+        state["parameters"]
+    )  # policy: 4×4 and 4, value: the same, policy's head: 4×2 and 2, 64 bytes each
+    candidate = np.concatenate([flat[:16], flat[16:20], flat[64:72], flat[80:82]])
+    wanted = cem_by_hand(state, state["search"]["mean"])
+    assert wanted != cem_by_hand(state, candidate)  # otherwise the lines below would prove nothing
+    for options in ([], ["--sample"]):
+        answer = said(tmp_path, *options)
+        assert answer.results == [(wanted, wanted)]
+        assert "likeliest actions" in answer.out
+
+
 def test_the_same_command_prints_the_same_and_episodes_do_not_depend_on_their_number(
     trained: dict[str, Path], said: Any
 ) -> None:
