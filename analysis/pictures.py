@@ -1,6 +1,6 @@
-"""The README's pictures and its section "Table 1", from committed datasets alone: python -m analysis.pictures
+"""The README's pictures and its section "Table 1", from committed data alone: python -m analysis.pictures
 
-Draws analysis/pictures/*.png, the same bytes from the same datasets, and prints the section.
+Draws analysis/pictures/*.png, the same bytes from the same data, and prints the section.
 """
 
 import argparse
@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load, parts_of
-from analysis.figures import style
+from analysis.figures import gradients, style
 from analysis.records import RecordError
 
 PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
@@ -21,6 +22,10 @@ PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "curves": ("table1", table1.curves_picture),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""
+
+ROAD = Path(__file__).with_name("road")
+MEASURED: dict[str, Callable[[pd.DataFrame], Figure]] = {"gradients": gradients.gradients}
+"""By the name of its file, and of the table in analysis/road that python -m experiments.gradients measured."""
 
 
 def committed(name: str, baselines: Path) -> Dataset:
@@ -42,6 +47,14 @@ def draw(baselines: Path, out: Path) -> list[Path]:
     return [path for name, figure in figures.items() for path in style.save(figure, out / name, ["png"])]
 
 
+def draw_measured(out: Path) -> list[Path]:
+    """Write every picture of a measured table as a PNG; returns their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    style.use()
+    figures = {name: picture(pd.read_csv(ROAD / f"{name}.csv")) for name, picture in MEASURED.items()}
+    return [path for name, figure in figures.items() for path in style.save(figure, out / name, ["png"])]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.pictures", description="What the README shows.")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("pictures"), help="folder of the pictures")
@@ -49,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         section = table1.section(committed("table1", options.baselines))
-        written = draw(options.baselines, options.out)
+        written = [*draw(options.baselines, options.out), *draw_measured(options.out)]
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ import torch
 from experiments import gradients, gradients_play, gradients_rungs
 from experiments.gradients import COLUMNS, main, rows, text_of
 from experiments.gradients_play import Critics, Episodes, Policy, fit_critics, perturbed, play, to_go
-from experiments.gradients_rungs import GAMMA, REFERENCES, RUNGS, blocks_of, episode_gradients
+from experiments.gradients_rungs import GAMMA, REFERENCES, RUNGS, blocks_of, effective_episodes, episode_gradients
 from experiments.gradients_statistics import BATCH, Blocks, facts
 from ppo.config import Algo, Env, RunConfig
 from ppo.pack import Pack
@@ -117,6 +117,20 @@ def test_blocks_hold_the_means_however_episodes_are_cut(
             np.testing.assert_allclose(blocks.gradients, np.tile(each.mean(0).numpy(), (2, 1)), **near)
             np.testing.assert_allclose(blocks.squares, [float(each.square().sum(1).mean())] * 2, rtol=1e-4)
             assert blocks.env_steps.tolist() == [episodes.lengths.mean()] * 2
+
+
+def test_effective_episodes_are_kishs(played: tuple[Policy, Policy, Critics, Episodes]) -> None:
+    policy, other, _, episodes = played
+    weights = []
+    for row, length in enumerate(episodes.lengths):
+        step = episodes.x[row, :length], episodes.actions[row, :length]
+        with torch.no_grad():
+            log_ratio = logs_by_torch(policy, policy.flat, *step) - logs_by_torch(other, other.flat, *step)
+        weights.append(float(log_ratio.sum().exp()))
+    expected = sum(weights) ** 2 / sum(weight**2 for weight in weights)
+    assert 1 < expected < len(weights)
+    assert effective_episodes(policy, other, [episodes]) == pytest.approx(expected, rel=1e-3)
+    assert effective_episodes(policy, policy, [episodes, episodes]) == pytest.approx(2 * len(weights))
 
 
 class TestPlay:
