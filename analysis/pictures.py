@@ -1,6 +1,6 @@
-"""The README's pictures and its section "Table 1", from committed datasets alone: python -m analysis.pictures
+"""The README's pictures and its section "Table 1", from committed data alone: python -m analysis.pictures
 
-Draws analysis/pictures/*.png, the same bytes from the same datasets, and prints the section.
+Draws analysis/pictures/*.png, the same bytes from the same data, and prints the section; names what has no data yet.
 """
 
 import argparse
@@ -13,37 +13,47 @@ from matplotlib.figure import Figure
 from analysis import table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load, parts_of
-from analysis.figures import bootstrapping, style
+from analysis.figures import bootstrapping, figure3, gradients, ladder, style
 from analysis.records import RecordError
+from analysis.results import Results
 
 PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "table1": ("table1", table1.scores_picture),
     "curves": ("table1", table1.curves_picture),
+    "figure3": ("figure3", lambda dataset: figure3.figure3(Results(dataset))),
+    "ladder": ("ladder", lambda dataset: ladder.ladder(Results(dataset))),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""
 
-DRAWINGS: dict[str, Callable[[], Figure]] = {"bootstrapping": bootstrapping.drawing}
+DRAWINGS: dict[str, Callable[[], Figure]] = {"bootstrapping": bootstrapping.drawing, "gradients": gradients.drawing}
 """By the name of its file: what draws it from numbers of its own, in analysis/road."""
 
 
-def committed(name: str, baselines: Path) -> Dataset:
-    """A dataset by its name; RecordError says how it is made."""
+def committed(name: str, baselines: Path) -> Dataset | None:
+    """A dataset by its name, None if there is none yet."""
     folder = baselines / name
-    if not (parts_of(folder)[0] / "dataset.json").exists():
-        raise RecordError(
-            f"there is no dataset {folder} yet; python -m analysis.parts {name} --out {folder} makes it of what is "
-            "finished of the study"
-        )
-    return load(folder)
+    return load(folder) if (parts_of(folder)[0] / "dataset.json").exists() else None
+
+
+def absent(baselines: Path) -> list[str]:
+    """How to make each dataset that is not there."""
+    return [
+        f"there is no dataset {baselines / name} yet; python -m analysis.parts {name} --out {baselines / name} makes "
+        "it of what is finished of the study"
+        for name in dict.fromkeys(name for name, _ in PICTURES.values())
+        if committed(name, baselines) is None
+    ]
 
 
 def draw(baselines: Path, out: Path) -> list[Path]:
-    """Write every picture as a PNG; returns their paths."""
+    """Write every picture that there are data for as a PNG; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     style.use()
-    figures = {name: picture(committed(study, baselines)) for name, (study, picture) in PICTURES.items()}
-    figures |= {name: drawing() for name, drawing in DRAWINGS.items()}
-    return [path for name, figure in figures.items() for path in style.save(figure, out / name, ["png"])]
+    figures = {name: drawing() for name, drawing in DRAWINGS.items()}
+    for name, (study, picture) in PICTURES.items():
+        if (dataset := committed(study, baselines)) is not None:
+            figures[name] = picture(dataset)
+    return [path for name, figure in sorted(figures.items()) for path in style.save(figure, out / name, ["png"])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,13 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baselines", type=Path, default=FOLDER, help="where the datasets are stored")
     options = parser.parse_args(arguments)
     try:
-        section = table1.section(committed("table1", options.baselines))
+        replication = committed("table1", options.baselines)
+        section = "" if replication is None else table1.section(replication)
         written = draw(options.baselines, options.out)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(section, end="")
-    print(*written, sep="\n", file=sys.stderr)
+    print(*absent(options.baselines), *written, sep="\n", file=sys.stderr)
     return 0
 
 
