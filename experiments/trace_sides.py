@@ -1,6 +1,7 @@
 """The two sides of an exact trace: each made by its own code in a checkout of its own, then compared."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -157,12 +158,18 @@ def git(*arguments: str, otherwise: str | None = None) -> str:
     """Git's answer about this checkout; where it refuses, UserError with the sentence `otherwise`, or its own words."""
     environment = {name: value for name, value in os.environ.items() if name not in GIT_OF_A_HOOK}
     try:
-        # A session of its own: Ctrl-C reaches this process alone, which then cleans up undisturbed.
-        answer = subprocess.run(
-            ["git", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, start_new_session=True
-        )
+        # A session of its own: Ctrl-C reaches this process alone, which then ends git, its children too, and cleans up.
+        with subprocess.Popen(
+            ["git", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                out, words = process.communicate()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
     except OSError as error:
         raise UserError(f"git cannot be run: {error.strerror}") from error
-    if answer.returncode:
-        raise UserError(otherwise or f"git {arguments[0]} failed: {' '.join(answer.stderr.split())}")
-    return answer.stdout.strip()
+    if process.returncode:
+        raise UserError(otherwise or f"git {arguments[0]} failed: {' '.join(words.split())}")
+    return out.strip()
