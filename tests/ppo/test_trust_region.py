@@ -88,8 +88,8 @@ def test_conjugate_gradients_solve_and_rows_stop_apart() -> None:
         np.testing.assert_allclose(found[row], np.linalg.solve(matrices[row], b[row]), atol=1e-5)
     assert 12 <= len(calls) < 30
     few = conjugate_gradients(product, torch.from_numpy(b), iterations=2)
-    np.testing.assert_allclose(few[2], b[2])
-    assert np.abs(few[0] - np.linalg.solve(matrices[0], b[0])).max() > 1e-3
+    np.testing.assert_allclose(few[2].numpy(), b[2])
+    assert np.abs(few[0].numpy() - np.linalg.solve(matrices[0], b[0])).max() > 1e-3
 
 
 @pytest.mark.parametrize("env_id", TASKS)
