@@ -17,7 +17,6 @@ from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("algo", "profile", "env", "tracking")
-DEFAULT_ALGO = "clip"  # of conf/config.yaml
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,9 @@ def known_keys(main: str) -> list[str]:
 def settings_of_algo(arguments: Sequence[str]) -> list[str]:
     """The keys of the algo that `arguments` choose: all there are, where the file of it is not ours."""
     chosen = [argument.removeprefix("algo=") for argument in arguments if argument.startswith("algo=")]
-    path = CONF / "algo" / f"{chosen[-1] if chosen else DEFAULT_ALGO}.yaml"
+    choices = OmegaConf.load(CONF / "config.yaml").defaults
+    default = next(str(choice["algo"]) for choice in choices if "algo" in choice)
+    path = CONF / "algo" / f"{chosen[-1] if chosen else default}.yaml"
     if not path.exists():
         return [f.name for f in fields(Algo)]
     values: Any = OmegaConf.to_container(OmegaConf.load(path))

@@ -153,7 +153,7 @@ def fit_critics(
         error = network.value(leaves, x[chosen].expand(len(gammas), -1, -1)) - target[:, chosen]
         bias, epsilon = adam.next_step()
         rate = STEPSIZE * (1 - number / len(batches)) * bias
-        adam.move(gradient(network, leaves, error.square().mean(-1).sum()), rate, epsilon)
+        adam.move(network.gradient(leaves, error.square().mean(-1).sum()), rate, epsilon)
     return Critics(network, flat, shift, scale, gammas, clock)
 
 
@@ -175,12 +175,6 @@ def to_go(episodes: Episodes, gamma: float) -> np.ndarray:
         episodes.rewards, np.zeros_like(episodes.rewards), episodes.ended, episodes.ended, np.array([[gamma]])
     )
     return returns[episodes.there]
-
-
-def gradient(network: Network, leaves: Mapping[str, Tensor], total: Tensor, retain_graph: bool = False) -> Tensor:
-    """∂total/∂θ as (rows, P), 0 where `total`, a sum over rows, does not depend on a parameter."""
-    found = torch.autograd.grad(total, list(leaves.values()), retain_graph=retain_graph, materialize_grads=True)
-    return network.flatten(found)
 
 
 def perturbed(policy: Policy, data: Sequence[Episodes], kl: float, seed: int) -> Policy:

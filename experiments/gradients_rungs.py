@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.gradients_play import Critics, Episodes, Policy, gradient
+from experiments.gradients_play import Critics, Episodes, Policy
 from experiments.gradients_statistics import Blocks
 from ppo import advantages, objectives
 from ppo.config import Algo
@@ -120,7 +120,7 @@ def episode_gradients(
                 surrogate = objectives.trajectory_ratio(log_prob, log_ratio, advantage, whole, count=1)
             case _:
                 surrogate = objectives.policy_gradient(log_prob, advantage)
-        yield gradient(network, leaves, surrogate.sum(), retain_graph=True)
+        yield network.gradient(leaves, surrogate.sum(), retain_graph=True)
 
 
 def estimated(each: Rung, episodes: Episodes, values: np.ndarray) -> np.ndarray:

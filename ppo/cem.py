@@ -26,6 +26,7 @@ class CrossEntropyMethod:
         self.variance = np.full_like(self.mean, algo.initial_variance)
         self.generation = np.zeros(len(seeds), dtype=np.int64)
         self.returns: list[list[float]] = [[] for _ in seeds]  # of this generation's candidates so far
+        self.drawn = [self.candidates(run) for run in range(len(seeds))]  # kept, for episodes can be very short
 
     def std(self, run: int) -> np.ndarray:
         """Of the present generation's draws, (P,)."""
@@ -41,7 +42,7 @@ class CrossEntropyMethod:
 
     def candidate(self, run: int) -> np.ndarray:
         """The parameters to play next, (P,)."""
-        present: np.ndarray = self.candidates(run)[len(self.returns[run])]
+        present: np.ndarray = self.drawn[run][len(self.returns[run])]
         return present
 
     def tell(self, run: int, episode_return: float) -> None:
@@ -49,10 +50,11 @@ class CrossEntropyMethod:
         self.returns[run].append(episode_return)
         if len(self.returns[run]) == self.size:
             best = np.argsort(self.returns[run], kind="stable")[-self.algo.elites :]
-            elite = self.candidates(run)[best]
+            elite = self.drawn[run][best]
             self.mean[run], self.variance[run] = elite.mean(axis=0), elite.var(axis=0)
             self.generation[run] += 1
             self.returns[run] = []
+            self.drawn[run] = self.candidates(run)
 
     def state_dict(self, run: int) -> dict[str, Any]:
         return {
@@ -66,3 +68,4 @@ class CrossEntropyMethod:
         self.mean[run], self.variance[run] = state["mean"], state["variance"]
         self.generation[run] = state["generation"]
         self.returns[run] = [float(value) for value in state["returns"]]
+        self.drawn[run] = self.candidates(run)

@@ -56,7 +56,7 @@ class Algo:
     backtracks: int | None = None  # step lengths tried, each half the last
     cg_iterations: int | None = None  # of conjugate gradients
     cg_damping: float | None = None  # added to the Fisher matrix's diagonal
-    fisher_every: int | None = None  # Fisher products use every so-manieth sample
+    fisher_every: int | None = None  # Fisher products use every n-th sample, n this
     candidates: int | None = None  # parameter vectors per generation, an episode each
     elite_fraction: float | None = None  # share of the candidates that the next generation is fitted to
     initial_variance: float | None = None  # of each parameter in the first generation

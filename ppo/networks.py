@@ -73,6 +73,16 @@ class Network:
             pieces += [view.flatten(1), *([view.new_zeros(len(view), gap)] if gap else [])]
         return torch.cat(pieces, dim=1)
 
+    def gradient(
+        self, leaves: Mapping[str, Tensor], total: Tensor, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> Tensor:
+        """∂total/∂θ as (R, P), 0 where `total`, a sum over rows, does not depend on a parameter. `leaves` are those of
+        `views`."""
+        gradients = torch.autograd.grad(
+            total, list(leaves.values()), retain_graph=retain_graph, create_graph=create_graph, materialize_grads=True
+        )
+        return self.flatten(gradients)
+
     def policy_columns(self) -> np.ndarray:
         """Where in a flat row the numbers lie that decide a policy's likeliest action, ascending."""
         columns = []

@@ -121,16 +121,6 @@ class Pack:
         first = {name: names.index(name) for name in names}
         return [(name, slice(start, start + names.count(name))) for name, start in first.items()]
 
-    def flat_gradient(
-        self, total: torch.Tensor, retain_graph: bool | None = None, create_graph: bool = False
-    ) -> torch.Tensor:
-        """∂total/∂θ as (R, P), 0 where `total`, a sum over runs, does not depend on a parameter."""
-        leaves = list(self.leaves.values())
-        gradients = torch.autograd.grad(
-            total, leaves, retain_graph=retain_graph, create_graph=create_graph, materialize_grads=True
-        )
-        return self.network.flatten(gradients)
-
     def load_candidate(self, run: int) -> None:
         """The search's next candidate becomes the policy that acts."""
         assert self.search is not None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppo import objectives
+from ppo.losses import Batch, Coefficients
 from ppo.pack import Pack
 from ppo.policies import Distribution
 
@@ -18,28 +19,26 @@ RESIDUAL = 1e-10
 """Squared norm of the residual at which conjugate gradients stop (baselines@d9f194f, common/cg.py)."""
 
 
-def natural_step(pack: Pack, x: Tensor, action: Tensor, log_prob: Tensor, advantage: Tensor, old: Distribution) -> None:
-    """Move every run's policy, in place, or leave it where no step of the line search is accepted.
-
-    x: (R, B, D), action: (R, B, …), log_prob and advantage: (R, B); `old` is π_θold(·|s), (R, B, A).
-    """
-    algo = pack.algo
+def natural_step(pack: Pack, whole: Batch, c: Coefficients) -> None:
+    """Move every run's policy, in place, or leave it where no step of the line search is accepted."""
+    algo, x, old = pack.algo, whole.x, whole.old
+    assert old is not None
     assert algo.cg_iterations and algo.fisher_every and algo.backtracks and algo.kl_accepted
     assert algo.cg_damping is not None
 
     def surrogate_and_kl(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """L^CPI with the entropy bonus, and the mean KL from the old policy: (R,) each."""
         new = pack.distribution(parameters, pack.network.policy(parameters, x))
-        gain = objectives.unconstrained(torch.exp(new.log_prob(action) - log_prob), advantage).mean(-1)
-        return gain + pack.tensor(pack.column("entropy_coef"))[:, 0] * new.entropy().mean(-1), old.kl(new).mean(-1)
+        ratio = torch.exp(new.log_prob(whole.action) - whole.log_prob)
+        gain = objectives.unconstrained(ratio, whole.advantage).mean(-1)
+        return gain + c.entropy_coef[:, 0] * new.entropy().mean(-1), old.kl(new).mean(-1)
 
     before, _ = surrogate_and_kl(pack.leaves)
-    g = pack.flat_gradient(before.sum())
+    g = pack.network.gradient(pack.leaves, before.sum())
     sampled = old.map(lambda parameter: parameter[:, :: algo.fisher_every])
     product = fisher_vector_product(pack, x[:, :: algo.fisher_every], sampled, algo.cg_damping)
     direction = conjugate_gradients(product, g, algo.cg_iterations)
-    delta = pack.tensor(pack.column("delta"))
-    length = torch.sqrt(2 * delta / dot(direction, product(direction)))
+    length = torch.sqrt(2 * c.delta / dot(direction, product(direction)))
 
     with torch.no_grad():
         start, before = pack.flat.clone(), before.detach()
@@ -47,7 +46,7 @@ def natural_step(pack: Pack, x: Tensor, action: Tensor, log_prob: Tensor, advant
         for halvings in range(algo.backtracks):
             candidate = start + direction * length * 0.5**halvings
             after, kl = surrogate_and_kl(pack.network.views(candidate))
-            good = ~accepted & (after >= before) & (kl <= algo.kl_accepted * delta[:, 0])
+            good = ~accepted & (after >= before) & (kl <= algo.kl_accepted * c.delta[:, 0])
             pack.flat[good] = candidate[good]
             accepted |= good
             if accepted.all():
@@ -57,10 +56,10 @@ def natural_step(pack: Pack, x: Tensor, action: Tensor, log_prob: Tensor, advant
 def fisher_vector_product(pack: Pack, x: Tensor, old: Distribution, damping: float) -> Callable[[Tensor], Tensor]:
     """v ↦ (F + damping) v, (R, P) each; F is of the states x (R, B, D) at the present parameters, π_θold = `old`."""
     new = pack.distribution(pack.leaves, pack.network.policy(pack.leaves, x))
-    gradient = pack.flat_gradient(old.kl(new).mean(-1).sum(), create_graph=True)
+    gradient = pack.network.gradient(pack.leaves, old.kl(new).mean(-1).sum(), create_graph=True)
 
     def product(v: Tensor) -> Tensor:
-        return pack.flat_gradient((gradient * v).sum(), retain_graph=True) + damping * v
+        return pack.network.gradient(pack.leaves, (gradient * v).sum(), retain_graph=True) + damping * v
 
     return product
 

@@ -90,13 +90,12 @@ def fresh_leaves(pack: Pack) -> dict[str, Tensor]:
 def policy_step(pack: Pack, whole: Batch, c: Coefficients, stepsize: Tensor) -> None:
     """The one step of every run's policy on the whole rollout, in place (profile.value_fit=separate)."""
     if pack.algo.objective == "trust_region":
-        assert whole.old is not None
-        natural_step(pack, whole.x, whole.action, whole.log_prob, whole.advantage, whole.old)
+        natural_step(pack, whole, c)
         return
     new = pack.distribution(pack.leaves, pack.network.policy(pack.leaves, whole.x))
     of_policy, entropy = policy_loss(pack, new, whole, c)
     bias, epsilon = pack.optimisers[0].next_step()
-    gradient = pack.flat_gradient((of_policy - c.entropy_coef[:, 0] * entropy).sum())
+    gradient = pack.network.gradient(pack.leaves, (of_policy - c.entropy_coef[:, 0] * entropy).sum())
     pack.optimisers[0].move(gradient, stepsize * bias, epsilon)
 
 
