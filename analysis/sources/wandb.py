@@ -11,6 +11,7 @@ import math
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,7 @@ ADDED = ("_wandb", "run_id", "code_id", "names", "provenance")  # beside the set
 
 REQUEST_SECONDS = 20.0  # for one answer of the server, or one file
 PATIENCE_SECONDS = 60.0  # for one question, asked again while there is no answer
+SETTLE_SECONDS = 0.3  # after a failure; who leaves while the client's service still answers waits for its end for ever
 RETRIES = 4  # 0 would be taken for the client's own 20
 KEPT_ENVIRONMENT = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_HTTP_PROXY", "WANDB_HTTPS_PROXY", "WANDB_CONFIG_DIR")
 OWN_ENVIRONMENT = ("WANDB_SERVICE",)  # the client sets it itself
@@ -201,6 +203,7 @@ def refusals(path: str) -> Iterator[None]:
     try:
         yield
     except (wandb.errors.Error, WandbApiFailedError, ValueError) as error:
+        time.sleep(SETTLE_SECONDS)
         raise RecordError(f"W&B does not give {path}: {sentence(str(error))}") from error
 
 

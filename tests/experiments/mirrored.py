@@ -92,7 +92,9 @@ def served(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.behaviour = SERVE  # whoever still waits for an answer shall end
+        if server.behaviour != SERVE:
+            server.behaviour = SERVE  # whoever still waits for an answer shall end …
+            time.sleep(0.3)  # … and be heard: W&B's service does not end if we hang up while it answers
         wandb.teardown(exit_code=1)
         server.stop()
 
