@@ -27,7 +27,9 @@ YOUNGER = {
     "algo.delta": "null", "algo.average_decay": "null", "algo.kl_accepted": "null", "algo.backtracks": "null",
     "algo.cg_iterations": "null", "algo.cg_damping": "null", "algo.fisher_every": "null", "algo.candidates": "null",
     "algo.elite_fraction": "null", "algo.initial_variance": "null", "algo.extra_std": "null",
-    "algo.extra_generations": "null",
+    "algo.extra_generations": "null", "profile.convolutions": '"none"', "profile.lost_life": '"goes_on"',
+    "env.frame_skip": "null", "env.frame_max": "false", "env.frame_stack": "null", "env.screen": "null",
+    "env.noop_max": "null", "env.fire": "false",
 }  # fmt: skip
 """Settings younger than some baseline, and what was so before they were: the neutral defaults of ppo/config.py."""
 

@@ -36,7 +36,7 @@ from experiments.runner import Watcher, train_runs
 from experiments.status import look, table
 from experiments.tracking import MirrorProcess, Tracking
 from experiments.train import stop
-from ppo.config import Algo, RunConfig, UserError
+from ppo.config import Algo, Env, RunConfig, UserError
 from ppo.environments import Environments
 from ppo.pack import Pack
 from ppo.train import Iteration
@@ -142,7 +142,7 @@ def sb3(run: RunConfig, iterations: int) -> Figures:
 
 def bare_environments(run: RunConfig, count: int) -> Figures:
     """env steps/s with random actions and nothing else."""
-    environments = Environments(run.env.id, run.backend, range(count))
+    environments = Environments(run.env, run.backend, range(count))
     environments.reset()
     actions = np.random.default_rng(0).uniform(-1, 1, (200, count, environments.spaces.action_size))
     began = time.perf_counter()
@@ -155,13 +155,13 @@ def bare_environments(run: RunConfig, count: int) -> Figures:
 
 def replay(env_id: str, count: int, resets: int) -> Figures:
     """Seconds to rebuild a pack's environments after so many resets each."""
-    source = Environments(env_id, "envpool", range(count))
+    source = Environments(Env(env_id), "envpool", range(count))
     source.reset()
     source.step(np.zeros((count, source.spaces.action_size)))
     states = [source.state_dict(run) for run in range(count)]
     began = time.perf_counter()
     try:
-        Environments(env_id, "envpool", range(count)).load_state_dicts([s | {"resets": resets} for s in states])
+        Environments(Env(env_id), "envpool", range(count)).load_state_dicts([s | {"resets": resets} for s in states])
     except UserError:
         pass  # the observation is another episode's; only the time is of interest
     return {"seconds": time.perf_counter() - began}

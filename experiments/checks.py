@@ -35,8 +35,9 @@ print((torch.zeros(1, device="cuda") + 1).item(), "computed by CUDA", torch.vers
 """
 STEP = """
 import numpy as np
+from ppo.config import Env
 from ppo.environments import Environments
-environments = Environments("HalfCheetah-v4", "{}", [0])
+environments = Environments(Env("HalfCheetah-v4"), "{}", [0])
 environments.reset()
 environments.step(np.zeros((1, environments.spaces.action_size)))
 """

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.tracking import Tracking
+from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -77,9 +78,11 @@ def seeds_of(cfg: DictConfig) -> list[int]:
 
 
 def resolved_backend(backend: str, env_id: str) -> str:
-    """`auto` is EnvPool where it has the task, else Gymnasium; anything else stays."""
+    """`auto` is ALE for Atari, EnvPool where it has the task, else Gymnasium; anything else stays."""
     if backend != "auto":
         return backend
+    if env_id.endswith(SUFFIX):
+        return "ale"
     try:
         import envpool
     except ImportError as error:
@@ -114,7 +117,7 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
 @cache
 def known_keys(main: str) -> list[str]:
     """Every key that may stand on the command line of the command that conf/`main`.yaml configures."""
-    typed: dict[str, type] = {"algo": Algo, "profile": Profile, "tracking": Tracking}
+    typed: dict[str, type] = {"algo": Algo, "profile": Profile, "env": Env, "tracking": Tracking}
     keys = [f"{group}.{f.name}" for group, cls in typed.items() for f in fields(cls)]
     for name in {"config", main}:
         loaded = OmegaConf.load(CONF / f"{name}.yaml")
@@ -122,7 +125,7 @@ def known_keys(main: str) -> list[str]:
     if main == "launch":
         for path in [*CONF.glob("study/*.yaml"), *CONF.glob("cluster/*.yaml")]:
             keys += [f"{path.parent.name}.{key!s}" for key in OmegaConf.load(path)]
-    return sorted({*keys, *groups_of(main), "env.id", "env.version", "env.max_episode_steps"})
+    return sorted({*keys, *groups_of(main), "env.version"})
 
 
 def settings_of_algo(arguments: Sequence[str]) -> list[str]:
@@ -135,6 +138,12 @@ def settings_of_algo(arguments: Sequence[str]) -> list[str]:
         return [f.name for f in fields(Algo)]
     values: Any = OmegaConf.to_container(OmegaConf.load(path))
     return [str(name) for name in values.get("algo", values)]
+
+
+def choices_in(group: Path) -> list[str]:
+    """The names that may be chosen from a folder of conf/, such as hopper or atari/pong."""
+    names = [path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")]
+    return [name for name in names if not name.endswith("/settings")]
 
 
 def groups_of(main: str) -> tuple[str, ...]:
@@ -157,7 +166,7 @@ def check_arguments(arguments: Sequence[str], main: str = "config") -> None:
     for argument in arguments:
         key, equals, choice = argument.partition("=")
         if key in groups_of(main) and equals and "," not in choice:
-            known = sorted({path.stem for folder in folders for path in (folder / key).glob("*.yaml")})
+            known = sorted({name for folder in folders for name in choices_in(folder / key)})
             if choice not in known:
                 hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
                 raise UserError(f"{argument}: there is no such {key}{hint}")

@@ -75,7 +75,7 @@ def play(policy: Policy, seed: int, purpose: str, rounds: int, size: int) -> Ite
     be short are not there more often. `purpose` names the draws."""
     pack = policy.pack
     seeds = generator(seed, f"{purpose} environment").integers(MAX_SEED, size=size)
-    backend = BACKENDS[pack.runs[0].backend](pack.runs[0].env.id, seeds.tolist())
+    backend = BACKENDS[pack.runs[0].backend](pack.runs[0].env, seeds.tolist())
     parameters = {name: values.numpy() for name, values in pack.network.views(policy.flat).items()}
     for number in range(rounds):
         rng = generator(seed, f"{purpose} action", number)
@@ -138,7 +138,7 @@ def fit_critics(
 ) -> Critics:
     """Least squares on discounted rewards-to-go, Adam on minibatches, all discounts side by side."""
     profile, clock = policy.pack.profile, max(map(longest, data)) if with_clock else None
-    network = Network(policy.pack.spaces.observation_size + with_clock, 1, False, profile)
+    network = Network((policy.pack.spaces.observation_size + with_clock,), 1, False, profile)
     x = torch.from_numpy(np.concatenate([inputs(episodes, clock)[episodes.there] for episodes in data]))
     returns = np.array([np.concatenate([to_go(episodes, gamma) for episodes in data]) for gamma in gammas])
     shift, scale = returns.mean(axis=1, keepdims=True), returns.std(axis=1, keepdims=True)

@@ -42,7 +42,8 @@ def run_id(config: RunConfig) -> str:
 def slug(config: RunConfig) -> str:
     """A readable name made of the config alone: Hopper-v4-clip_0.2.s3."""
     env = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.env.id)
-    limit = f"-{config.env.max_episode_steps}" if config.env.max_episode_steps else ""
+    chosen = config.env.max_episode_steps is not None and config.env.frame_skip is None  # all games of Atari have one
+    limit = f"-{config.env.max_episode_steps}" if chosen else ""
     return f"{env}{limit}-{variant(config.algo)}.s{config.seed}"
 
 

@@ -24,7 +24,8 @@ from experiments.compose import CONF, build
 from ppo.config import Profile, UserError, near_matches
 
 WIDTH = 120  # columns
-PAPER = "paper_text"  # whose comments begin with "unprinted" where the paper says nothing
+PAPER = "paper_text"  # whose comments begin with "unprinted" where the paper says nothing …
+ATARI = "atari_paper"  # … and so do those of its settings for Atari
 LEGEND = "– the paper prints nothing   ! contradicts what it prints   * the profiles differ"
 
 
@@ -168,7 +169,12 @@ def coloured(text: str) -> Text:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.profiles", description="Profiles side by side.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of conf/profile (default: all, nearest paper first)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="of conf/profile (default: all but those for Atari, nearest paper first)",
+    )
     options = parser.parse_args(arguments)
     known = {path.stem: path for path in sorted((CONF / "profile").glob("*.yaml"))}
     try:
@@ -176,8 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name not in known:
                 hint = near_matches(name, list(known)) or f"; choose one of {', '.join(known)}"
                 raise UserError(f"{name}: there is no such profile{hint}")
-        paper = read(known[PAPER])
         sheets = [read(known[name]) for name in dict.fromkeys(options.names or known)]
+        of_frames = [sheet for sheet in sheets if sheet.profile.convolutions != "none"]
+        if not options.names:
+            sheets = [sheet for sheet in sheets if sheet not in of_frames]
+        elif of_frames and len(of_frames) < len(sheets):
+            raise UserError(f"{of_frames[0].name} is for Atari and others are not; compare those of one kind")
+        paper = read(known[ATARI if options.names and of_frames else PAPER])
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -82,8 +82,9 @@ def grid(sheets: Sequence[Sheet]) -> dict[str, RunConfig]:
 
 
 def profiles() -> list[Sheet]:
-    """All of conf/profile, and the first of them with what none of them sets."""
+    """All of conf/profile for observations of numbers, and the first of them with what none of them sets."""
     sheets = [read(path) for path in sorted((CONF / "profile").glob("*.yaml"))]
+    sheets = [sheet for sheet in sheets if sheet.profile.convolutions == "none"]
     return [*sheets, replace(sheets[0], name="unshipped", profile=replace(sheets[0].profile, **UNSHIPPED))]
 
 
@@ -119,6 +120,7 @@ class Listener:
 
     def __init__(self, environments: Environments):
         self.environments, self.backend, self.spaces = environments, environments.backend, environments.spaces
+        self.lost = self.backend.lost
         self.steps: list[tuple[np.ndarray, ...]] = []
         environments.backend = self
 

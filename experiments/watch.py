@@ -22,11 +22,12 @@ from experiments.film import Film, check_ending, drawing, follow, has_display
 from experiments.find import find_run
 from experiments.identity import code_id
 from ppo.config import Algo, Env, Profile, UserError, near_matches, positive
-from ppo.environments import MAX_SEED, Spaces
+from ppo.environments import MAX_SEED
 from ppo.networks import Network
 from ppo.normalisation import ObservationFilter
 from ppo.policies import distribution_class
 from ppo.randomness import generator
+from ppo.spaces import Spaces
 
 
 class Agent:
@@ -69,7 +70,7 @@ class Agent:
         """Fit the networks to an environment's spaces."""
         self.spaces = spaces = Spaces.of(self.env.id, env.observation_space, env.action_space)
         self.distribution = distribution_class(self.profile.policy, spaces.discrete, self.env.id)
-        self.network = Network(spaces.observation_size, spaces.action_size, not spaces.discrete, self.profile)
+        self.network = Network(spaces.observation_shape, spaces.action_size, not spaces.discrete, self.profile)
         self.filter = ObservationFilter(1, spaces.observation_size, self.profile)
         flat, seen = torch.as_tensor(self.state.get("parameters", []))[None], self.state.get("filter", {})
         if flat.shape != (1, self.network.size) or np.shape(seen.get("mean")) != (spaces.observation_size,):

@@ -39,6 +39,14 @@ OBJECTIVES = {
 
 SETTINGS = tuple(dict.fromkeys(name for names in OBJECTIVES.values() for name in names))
 
+CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "none": (),
+    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    "a3c": ((16, 8, 4), (32, 4, 2)),
+}
+"""Filters, kernel and stride of each layer: Mnih et al. 2015 (Nature 518), methods; Mnih et al. 2016
+(arXiv:1602.01783), section 8."""
+
 ADVANTAGES = {"gae": (), "n_step": ("n_step",), "rewards_to_go": (), "whole_return": ()}
 
 
@@ -115,6 +123,7 @@ class Profile:
     gamma: float = 0.99  # γ, per env step
     # Networks
     policy: str = "auto"  # auto (from the action space) | gaussian | categorical
+    convolutions: str = "none"  # none | nature | a3c: the layers that frames pass first
     hidden_sizes: tuple[int, ...] = (64, 64)  # units per layer
     activation: str = "tanh"  # tanh | relu | elu
     shared_trunk: bool = False  # policy and value share the hidden layers
@@ -133,6 +142,7 @@ class Profile:
     scale_rewards: bool = False  # divide by the running std of the discounted return
     reward_clip: float | None = None  # after scaling
     time_limit: str = "terminal"  # terminal | bootstrap: is the state at a time limit worth 0 or V(s)?
+    lost_life: str = "goes_on"  # goes_on | terminal: is the state after a lost life worth V(s) or 0? Scores do not care
     # The loss
     standardise: str = "none"  # none | rollout | minibatch: over which advantages are shifted and scaled
     standardise_epsilon: float = 0.0  # added to their standard deviation
@@ -160,10 +170,12 @@ class Profile:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         for name, choices in (
             ("policy", ("auto", "gaussian", "categorical")),
+            ("convolutions", tuple(CONVOLUTIONS)),
             ("activation", ("tanh", "relu", "elu")),
             ("init", ("normc", "orthogonal", "torch")),
             ("observation_filter", ("none", "per_rollout", "per_step")),
             ("time_limit", ("terminal", "bootstrap")),
+            ("lost_life", ("goes_on", "terminal")),
             ("standardise", ("none", "rollout", "minibatch")),
             ("value_fit", ("joint", "separate")),
             ("optimiser", ("adam", "rmsprop_torch", "rmsprop_tensorflow")),
@@ -232,9 +244,18 @@ class Env:
 
     id: str = "Hopper-v4"
     max_episode_steps: int | None = None  # its time limit, env steps; the task's own where nothing is said
+    # Of Atari alone, all set there
+    frame_skip: int | None = None  # emulator frames per env step
+    frame_max: bool = False  # see the brighter of a step's last two frames, pixel by pixel
+    frame_stack: int | None = None  # frames an observation holds
+    screen: int | None = None  # height and width of a frame, pixels, grey
+    noop_max: int | None = None  # a game starts after up to so many no-ops, frames
+    fire: bool = False  # press FIRE where a game starts and where it goes on after a lost life, if it has FIRE
 
     def __post_init__(self) -> None:
-        positive("env.max_episode_steps", self.max_episode_steps)
+        for name in ("max_episode_steps", "frame_skip", "frame_stack", "screen"):
+            positive(f"env.{name}", getattr(self, name))
+        positive("env.noop_max", self.noop_max, zero=True)
 
 
 @dataclass(frozen=True)
@@ -244,14 +265,14 @@ class RunConfig:
     algo: Algo = field(default_factory=Algo)
     profile: Profile = field(default_factory=Profile)
     env: Env = field(default_factory=Env)
-    backend: str = "envpool"  # envpool | gymnasium
+    backend: str = "envpool"  # envpool | gymnasium | ale (Atari)
     numerics: str = "exact"  # exact (eager, the same bytes alone and in any pack) | fast (compiled, promises less)
     device: str = "cpu"  # cpu | cuda
     seed: int = 0
     env_steps: int = 1_000_000  # budget of the run; whole iterations of it are used
 
     def __post_init__(self) -> None:
-        choose("backend", self.backend, ("envpool", "gymnasium"))
+        choose("backend", self.backend, ("envpool", "gymnasium", "ale"))
         choose("numerics", self.numerics, ("exact", "fast"))
         choose("device", self.device, ("cpu", "cuda"))
         if not 0 <= self.seed < 2**63:

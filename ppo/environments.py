@@ -1,8 +1,9 @@
-"""The environments of a pack: one per run, stepped together, and rebuilt exactly by replay.
+"""The environments of a pack: stepped together, and rebuilt exactly by replay.
 
-Two backends with one face. EnvPool steps MuJoCo in C++; Gymnasium serves any registered task and is the reference.
-Neither resets by itself here: an ended episode keeps its final observation until `reset` is called, so a rollout holds
-only real transitions. Each environment has a seed of its own and is the one it would be alone.
+Three backends with one face. EnvPool steps MuJoCo in C++; Gymnasium serves any registered task and is the reference;
+ALE plays Atari's games (atari.py). None resets by itself here: an ended episode keeps its final observation until
+`reset` is called, so a rollout holds only real transitions. Each environment has a seed of its own and is the one it
+would be alone.
 
 A task that draws randomness only at reset is rebuilt from (seed, number of resets, actions since the last reset); this
 needs no access to a simulator's internals and serves both backends.
@@ -11,70 +12,51 @@ needs no access to a simulator's internals and serves both backends.
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
-from ppo.config import UserError, near_matches
+from ppo.atari import Ale
+from ppo.config import Env, UserError, near_matches
+from ppo.spaces import Spaces
 
 MAX_SEED = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Spaces:
-    """Sizes of a task: D observations; A action dimensions with bounds, or A discrete actions."""
-
-    observation_size: int
-    action_size: int
-    discrete: bool
-    low: np.ndarray
-    high: np.ndarray
-
-    @classmethod
-    def of(cls, env_id: str, observation: gymnasium.Space[Any], action: gymnasium.Space[Any]) -> "Spaces":
-        if not isinstance(observation, gymnasium.spaces.Box) or len(observation.shape) != 1:
-            raise UserError(f"{env_id}: observations are {observation}; only vectors of numbers are supported")
-        if isinstance(action, gymnasium.spaces.Discrete):
-            if action.start != 0:
-                raise UserError(f"{env_id}: its discrete actions start at {action.start}; only 0 is supported")
-            return cls(observation.shape[0], int(action.n), True, np.zeros(1), np.zeros(1))
-        if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1:
-            raise UserError(f"{env_id}: actions are {action}; only Discrete and vectors of numbers are supported")
-        low, high = action.low.astype(np.float64), action.high.astype(np.float64)
-        return cls(observation.shape[0], action.shape[0], False, low, high)
-
-
 class Backend(Protocol):
-    """What a backend offers. `ids` (n,) int name the environments meant; arrays have n rows."""
+    """What a backend offers. `ids` (n,) int name the environments meant; arrays have n rows. `lost`, over all of them:
+    who lost a life at its last step and plays on."""
 
     spaces: Spaces
+    lost: np.ndarray
 
     def reset(self, ids: np.ndarray) -> np.ndarray:
-        """Start new episodes; the first reset of each environment seeds it. Returns observations (n, D) float64."""
+        """Start new episodes; the first reset of each environment seeds it. Returns observations (n, …)."""
         ...
 
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Observations (n, D) float64, rewards (n,) float64, terminated (n,), truncated (n,)."""
+        """Observations (n, …), rewards (n,) float64, terminated (n,), truncated (n,). What it does to environments not
+        in `ids` is its own affair: they are reset before they count."""
         ...
 
 
 class EnvPool:
     """EnvPool's synchronous vector, in one thread."""
 
-    def __init__(self, env_id: str, seeds: Sequence[int], max_episode_steps: int | None = None):
+    def __init__(self, env: Env, seeds: Sequence[int]):
         import envpool
 
-        if env_id not in envpool.list_all_envs():
-            near = near_matches(env_id, envpool.list_all_envs())
-            raise UserError(f"EnvPool has no task {env_id}{near}; backend=gymnasium runs any registered task")
+        if env.id not in envpool.list_all_envs():
+            near = near_matches(env.id, envpool.list_all_envs())
+            raise UserError(f"EnvPool has no task {env.id}{near}; backend=gymnasium runs any registered task")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precision lowered.*")  # of a space's bounds, used by nothing
             # num_threads=1: one core per pack; without it EnvPool starts a thread per core.
-            limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-            self.envs = envpool.make(env_id, "gymnasium", num_envs=len(seeds), seed=list(seeds), num_threads=1, **limit)
-            self.spaces = Spaces.of(env_id, self.envs.observation_space, self.envs.action_space)
+            limit = {} if env.max_episode_steps is None else {"max_episode_steps": env.max_episode_steps}
+            self.envs = envpool.make(env.id, "gymnasium", num_envs=len(seeds), seed=list(seeds), num_threads=1, **limit)
+            self.spaces = Spaces.of(env.id, self.envs.observation_space, self.envs.action_space)
+        self.lost = np.zeros(len(seeds), dtype=bool)
 
     def reset(self, ids: np.ndarray) -> np.ndarray:
         observations, _ = self.envs.reset(ids)
@@ -88,18 +70,19 @@ class EnvPool:
 class Gymnasium:
     """One plain environment per run, stepped in turn."""
 
-    def __init__(self, env_id: str, seeds: Sequence[int], max_episode_steps: int | None = None):
+    def __init__(self, env: Env, seeds: Sequence[int]):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*out of date.*", category=DeprecationWarning)
             try:
-                self.envs = [gymnasium.make(env_id, max_episode_steps=max_episode_steps) for _ in seeds]
+                self.envs = [gymnasium.make(env.id, max_episode_steps=env.max_episode_steps) for _ in seeds]
             except gymnasium.error.UnregisteredEnv as error:
-                near = near_matches(env_id, list(gymnasium.registry))
-                raise UserError(f"Gymnasium has no task {env_id}{near}") from error
+                near = near_matches(env.id, list(gymnasium.registry))
+                raise UserError(f"Gymnasium has no task {env.id}{near}") from error
             except gymnasium.error.Error as error:
-                raise UserError(f"Gymnasium cannot make {env_id}: {error}") from error
+                raise UserError(f"Gymnasium cannot make {env.id}: {error}") from error
         self.seeds: list[int | None] = list(seeds)
-        self.spaces = Spaces.of(env_id, self.envs[0].observation_space, self.envs[0].action_space)
+        self.lost = np.zeros(len(seeds), dtype=bool)
+        self.spaces = Spaces.of(env.id, self.envs[0].observation_space, self.envs[0].action_space)
 
     def reset(self, ids: np.ndarray) -> np.ndarray:
         observations = []
@@ -119,24 +102,31 @@ class Gymnasium:
         )
 
 
-BACKENDS: dict[str, type[EnvPool] | type[Gymnasium]] = {"envpool": EnvPool, "gymnasium": Gymnasium}
+BACKENDS: dict[str, type[EnvPool] | type[Gymnasium] | type[Ale]] = {
+    "envpool": EnvPool, "gymnasium": Gymnasium, "ale": Ale
+}  # fmt: skip
 
 
 class Environments:
     """A backend plus what replay needs: resets so far and the actions since the last one, for each run."""
 
-    def __init__(self, env_id: str, backend: str, seeds: Sequence[int], max_episode_steps: int | None = None):
+    def __init__(self, env: Env, backend: str, seeds: Sequence[int]):
         try:
-            self.backend: Backend = BACKENDS[backend](env_id, seeds, max_episode_steps)
+            self.backend: Backend = BACKENDS[backend](env, seeds)
         except ImportError as error:
             raise UserError(f"backend={backend}: {error}; install it, or choose another backend") from error
-        self.env_id = env_id
+        self.env_id = env.id
         self.spaces = self.backend.spaces
         self.ids = np.arange(len(seeds), dtype=np.int32)
         self.resets = np.zeros(len(seeds), dtype=np.int64)
         self.history: list[np.ndarray] = []  # one action array (R, …) per step
         self.started = np.zeros(len(seeds), dtype=np.int64)  # where in it each run's episode began
-        self.observations = np.zeros((len(seeds), self.spaces.observation_size))
+        self.observations = np.zeros((len(seeds), *self.spaces.observation_shape), dtype=self.spaces.dtype)
+
+    @property
+    def lost(self) -> np.ndarray:
+        """Who lost a life at the last step, in a game that goes on: (R,) bool."""
+        return self.backend.lost
 
     def reset(self, ids: np.ndarray | None = None) -> None:
         ids = self.ids if ids is None else ids.astype(np.int32)
@@ -167,20 +157,23 @@ class Environments:
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Replay every run to where it stood, all of them together; refuses by name what does not replay."""
         targets = np.array([state["resets"] for state in states])
-        while (behind := self.ids[self.resets < targets]).size:
-            self.observations[behind] = self.backend.reset(behind)
+        while (behind := self.ids[self.resets < targets - 1]).size:
+            self.backend.reset(behind)
             self.resets[behind] += 1
         actions = [np.asarray(state["actions"]) for state in states]
         lengths = np.array([len(a) for a in actions])
         longest = int(lengths.max())
         self.history = [np.zeros((len(states), *self._action_shape()), self._action_dtype()) for _ in range(longest)]
-        self.started = longest - lengths
-        for t in range(longest):
-            now = self.ids[lengths > t]
-            step = np.stack([actions[i][t] for i in now])
-            self.observations[now] = self.backend.step(step, now)[0]
-            for i, action in zip(now, step, strict=True):
-                self.history[self.started[i] + t][i] = action
+        self.started = longest - lengths  # all end together, so that who stands still has not begun
+        for t in range(longest + 1):
+            if (starting := self.ids[(self.started == t) & (targets > 0)]).size:
+                self.observations[starting] = self.backend.reset(starting)
+                self.resets[starting] += 1
+            if t < longest:
+                now = self.ids[self.started <= t]
+                step = np.stack([actions[i][t - self.started[i]] for i in now])
+                self.observations[now] = self.backend.step(step, now)[0]
+                self.history[t][now] = step
         for run, state in enumerate(states):
             digest = hashlib.sha256(self.observations[run].tobytes()).hexdigest()
             if digest != state["observation_sha256"]:

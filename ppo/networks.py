@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppo.config import Profile
+from ppo.config import CONVOLUTIONS, Profile, UserError
 from ppo.numerics import tanh
 
 ALIGNMENT = 16  # floats: each weight starts on a cache line, so a run's products do not depend on its place in the pack
@@ -29,19 +29,32 @@ NUMPY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class Network:
     """Shapes of one agent's parameters and its forward pass, for torch tensors (learning) and NumPy arrays (acting).
 
-    `observation_size` D, `output_size` A (action dimensions, or logits), hidden layers from the profile.
+    `observation_shape`: (D,) numbers, or (C, H, W) frames, which pass the profile's convolutions first; `output_size` A
+    (action dimensions, or logits); hidden layers from the profile.
     Heads are at least two columns wide, the unused one sliced off and never moved: for a single column and a single run
     MKL picks another kernel, and a run alone would differ from itself in a pack in the last bit.
     """
 
-    def __init__(self, observation_size: int, output_size: int, gaussian: bool, profile: Profile):
+    def __init__(self, observation_shape: tuple[int, ...], output_size: int, gaussian: bool, profile: Profile):
         self.output_size = output_size
+        self.convolutions = CONVOLUTIONS[profile.convolutions]
+        if bool(self.convolutions) != (len(observation_shape) == 3):
+            wanted = "frames, which need" if len(observation_shape) == 3 else "numbers, not frames; they cannot have"
+            raise UserError(f"profile.convolutions={profile.convolutions}: the observations are {wanted} convolutions")
         self.activation = profile.activation
         self.trunks = ("trunk", "trunk") if profile.shared_trunk else ("policy", "value")
         self.layers = len(profile.hidden_sizes)
-        sizes = (observation_size, *profile.hidden_sizes)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for trunk in dict.fromkeys(self.trunks):
+            channels, *rest = observation_shape
+            for layer, (filters, kernel, stride) in enumerate(self.convolutions):
+                self._add(f"{trunk}.convolution{layer}", channels * kernel * kernel, filters)
+                channels, rest = filters, [(side - kernel) // stride + 1 for side in rest]
+            if min(rest, default=1) < 1:
+                raise UserError(
+                    f"profile.convolutions={profile.convolutions}: {observation_shape} is too small a frame"
+                )
+            sizes = (channels * math.prod(rest), *profile.hidden_sizes)
             for layer in range(self.layers):
                 self._add(f"{trunk}.{layer}", sizes[layer], sizes[layer + 1])
         self._add("policy.head", sizes[-1], max(2, output_size))
@@ -93,11 +106,11 @@ class Network:
         return np.concatenate([places.ravel() for places in columns])
 
     def policy(self, parameters: Mapping[str, Array], x: Array) -> Array:
-        """x: (R, B, D) → (R, B, A)."""
+        """x: (R, B, D), or (R, B, C, H, W) uint8 → (R, B, A)."""
         return self._head(parameters, "policy", self._hidden(parameters, self.trunks[0], x))[..., : self.output_size]
 
     def value(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """x: (R, B, D) → (R, B)."""
+        """x as for `policy` → (R, B)."""
         return self._head(parameters, "value", self._hidden(parameters, self.trunks[1], x))[..., 0]
 
     def policy_and_value(self, parameters: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,9 +122,20 @@ class Network:
 
     def _hidden(self, parameters: Mapping[str, Array], trunk: str, x: Array) -> Array:
         activation: Any = (TORCH if isinstance(x, Tensor) else NUMPY)[self.activation]
+        if self.convolutions:
+            x = self._features(parameters, trunk, x)
         for layer in range(self.layers):
             x = activation(linear(x, parameters[f"{trunk}.{layer}.weight"], parameters[f"{trunk}.{layer}.bias"]))
         return x
+
+    def _features(self, parameters: Mapping[str, Any], trunk: str, frames: Any) -> Any:
+        """frames: (R, B, C, H, W) uint8 → (R, B, features)."""
+        x = frames / 255
+        for layer, (_, kernel, stride) in enumerate(self.convolutions):
+            name = f"{trunk}.convolution{layer}"
+            x = convolution(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"], kernel, stride)
+            x = TORCH[self.activation](x)
+        return x.reshape(*x.shape[:2], -1)
 
     def _head(self, parameters: Mapping[str, Array], head: str, x: Array) -> Array:
         return linear(x, parameters[f"{head}.head.weight"], parameters[f"{head}.head.bias"])
@@ -120,6 +144,14 @@ class Network:
 def linear(x: Array, weight: Array, bias: Array) -> Array:
     """x (R, B, in), weight (R, in, out), bias (R, 1, out) → (R, B, out)."""
     return torch.baddbmm(bias, x, weight) if isinstance(x, Tensor) else x @ weight + bias
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, kernel: int, stride: int) -> Tensor:
+    """x (R, B, C, H, W), weight (R, C·kernel², out), bias (R, 1, out) → (R, B, out, H′, W′). Run by run: what a run
+    computes must not depend on its mates."""
+    kernels = weight.mT.unflatten(-1, (x.shape[2], kernel, kernel))
+    runs = [torch.conv2d(*run, stride=stride) for run in zip(x, kernels, bias[:, 0], strict=True)]
+    return torch.stack(runs)
 
 
 def initialise(network: Network, profile: Profile, rng: np.random.Generator) -> np.ndarray:

@@ -49,9 +49,9 @@ class ObservationFilter:
         self._rescale()
 
     def normalise(self, observations: np.ndarray) -> np.ndarray:
-        """(R, …, D) float64 → the same shape, float32."""
+        """(R, …, D) float64 → the same shape, float32. Frames, uint8, stay as they are."""
         if self.when == "none":
-            return observations.astype(np.float32)
+            return observations if observations.dtype == np.uint8 else observations.astype(np.float32)
         each = (slice(None), *[None] * (observations.ndim - 2))
         x = (observations - self.moments.mean[each]) / self.std[each]
         if self.clip is not None:

@@ -40,17 +40,19 @@ class Pack:
         prepare(self.numerics)
         actors = self.profile.actors
         seeds = [generator(run.seed, "environment").integers(MAX_SEED, size=actors) for run in self.runs]
-        env = self.runs[0].env
-        self.environments = Environments(
-            env.id, self.runs[0].backend, np.concatenate(seeds).tolist(), env.max_episode_steps
-        )
+        self.environments = Environments(self.runs[0].env, self.runs[0].backend, np.concatenate(seeds).tolist())
         self.spaces = spaces = self.environments.spaces
         if self.algo.objective == "random" and not (spaces.discrete or np.isfinite(spaces.high - spaces.low).all()):
             raise UserError(f"{self.runs[0].env.id}: its actions have no bounds, so uniform random ones do not exist")
 
+        if spaces.frames and self.profile.observation_filter != "none":
+            raise UserError(
+                f"profile.observation_filter={self.profile.observation_filter}: {self.runs[0].env.id} shows frames, "
+                "which networks scale themselves; use profile.observation_filter=none, or profile=atari_paper"
+            )
         self.distribution_class = distribution_class(self.profile.policy, spaces.discrete, self.runs[0].env.id)
         gaussian = self.distribution_class is Gaussian
-        self.network = Network(spaces.observation_size, spaces.action_size, gaussian, self.profile)
+        self.network = Network(spaces.observation_shape, spaces.action_size, gaussian, self.profile)
         start = [initialise(self.network, self.profile, generator(run.seed, "weights")) for run in self.runs]
         self.flat = torch.from_numpy(np.stack(start)).to(self.device)
         separate = self.profile.value_fit == "separate"
@@ -58,7 +60,7 @@ class Pack:
         self.parameters = self.network.views(self.flat)
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.parameters.items()}
 
-        self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
+        self.filter = ObservationFilter(len(self.runs), 0 if spaces.frames else spaces.observation_size, self.profile)
         self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))
         self.beta, self.stepsize = self.column("beta"), self.column("stepsize")
         self.average = self.flat.clone() if self.algo.average_decay is not None else None
@@ -87,8 +89,8 @@ class Pack:
 
     @property
     def observations(self) -> np.ndarray:
-        """What each run's actors see now, raw: (R, N, D) float64."""
-        return self.environments.observations.reshape(len(self), self.profile.actors, -1)
+        """What each run's actors see now, raw: (R, N, D) float64 or (R, N, C, H, W) uint8."""
+        return self.environments.observations.reshape(len(self), self.profile.actors, *self.spaces.observation_shape)
 
     @property
     def remaining(self) -> float:

@@ -1,10 +1,12 @@
 """Collection: run π_θold in every environment for T env steps (Algorithm 1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ppo.pack import Pack
 from ppo.randomness import generator
@@ -19,14 +21,15 @@ class Episode(NamedTuple):
 @dataclass
 class Rollout:
     """T transitions of the N actors of R runs. `x` are observations as the networks saw them, `next_x[…, t]` what
-    followed x[…, t]: the final observation where an episode ended, never the next one's first."""
+    followed x[…, t]: the final observation where an episode ended, never the next one's first. Frames are (R, N, T, C,
+    H, W) uint8 in all three."""
 
     observations: np.ndarray  # (R, N, T, D) float64, raw
     x: np.ndarray  # (R, N, T, D) float32
     next_x: np.ndarray  # (R, N, T, D) float32
     actions: np.ndarray  # (R, N, T, A) float32 or (R, N, T) int64, as sampled: they are clipped on their way out
     rewards: np.ndarray  # (R, N, T) float64, raw
-    terminated: np.ndarray  # (R, N, T) bool
+    terminated: np.ndarray  # (R, N, T) bool; also by a lost life, if profile.lost_life says so
     truncated: np.ndarray  # (R, N, T) bool
     episodes: list[list[Episode]] = field(default_factory=list)  # finished ones, per run
     seconds: dict[str, float] = field(default_factory=dict)  # environment, inference
@@ -59,6 +62,14 @@ def acting(pack: Pack) -> dict[str, np.ndarray]:
     return {name: values.cpu().numpy() for name, values in pack.parameters.items()}
 
 
+def policy_of(pack: Pack, parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """The policies' outputs for one step's inputs: numbers are few, and NumPy beats torch; frames go to the device."""
+    if not pack.spaces.frames:
+        return pack.network.policy(parameters, x)
+    with torch.no_grad():
+        return pack.network.policy(pack.parameters, pack.tensor(x)).cpu().numpy()
+
+
 def collect(pack: Pack) -> Rollout:
     """One rollout; also marks members whose actions or rewards are no longer finite as not alive."""
     spaces, environments = pack.spaces, pack.environments
@@ -70,10 +81,13 @@ def collect(pack: Pack) -> Rollout:
     perturbation = draws if uniform else pack.distribution_class.perturbation(parameters, draws)
 
     shape = (runs, actors, horizon)
+    observations = np.empty((*shape, *spaces.observation_shape), dtype=spaces.dtype)
+    of_networks = np.uint8 if spaces.frames else np.float32
+    over = np.empty(shape, dtype=bool)
     rollout = Rollout(
-        observations=np.empty((*shape, spaces.observation_size)),
-        x=np.empty((*shape, spaces.observation_size), dtype=np.float32),
-        next_x=np.empty((*shape, spaces.observation_size), dtype=np.float32),
+        observations=observations,
+        x=observations if spaces.frames else np.empty(observations.shape, dtype=of_networks),
+        next_x=np.empty(observations.shape, dtype=of_networks),
         actions=np.empty(shape if spaces.discrete else (*shape, spaces.action_size),
                          dtype=np.int64 if spaces.discrete else np.float32),
         rewards=np.empty(shape),
@@ -89,7 +103,7 @@ def collect(pack: Pack) -> Rollout:
         if uniform:
             actions = draws[:, :, t]
         else:
-            actions = pack.distribution_class.act(pack.network.policy(parameters, x), perturbation[:, :, t])
+            actions = pack.distribution_class.act(policy_of(pack, parameters, x), perturbation[:, :, t])
         rollout.actions[:, :, t] = actions
         if not spaces.discrete:
             actions = actions.astype(np.float64)
@@ -104,9 +118,11 @@ def collect(pack: Pack) -> Rollout:
         in_environment += perf_counter() - before
         rewards, terminated, truncated = (values.reshape(runs, actors) for values in seen)
         rollout.rewards[..., t], rollout.terminated[..., t], rollout.truncated[..., t] = rewards, terminated, truncated
+        if pack.profile.lost_life == "terminal":
+            rollout.terminated[..., t] |= environments.lost.reshape(runs, actors)
         pack.episode_return += rewards
         pack.episode_length += 1
-        ended = terminated | truncated
+        over[..., t] = ended = terminated | truncated
         if ended.any():
             rollout.next_x[ended, t] = pack.filter.normalise(pack.observations)[ended]
             for run, actor in np.argwhere(ended):
@@ -123,7 +139,7 @@ def collect(pack: Pack) -> Rollout:
             in_environment += perf_counter() - before
         pack.filter.see(pack.observations)
         x = pack.filter.normalise(pack.observations)
-    followed = ~rollout.ended[..., None]
+    followed = ~over.reshape(*shape, *[1] * len(spaces.observation_shape))
     np.copyto(rollout.next_x[:, :, :-1], rollout.x[:, :, 1:], where=followed[:, :, :-1])
     np.copyto(rollout.next_x[:, :, -1], x, where=followed[:, :, -1])
     environments.forget()

@@ -8,6 +8,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -15,10 +17,13 @@ from hydra import compose, initialize_config_dir
 from experiments import identity
 from experiments.compose import CONF, NamedRun, check_arguments, runs_of
 from ppo.config import OBJECTIVES, Algo, Env, Profile, RunConfig, UserError
+from tests.conftest import ROOT
 
 PROFILES, ALGOS, ENVS = (
-    sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in ("profile", "algo", "env")
+    sorted(path.stem for path in (CONF / group).glob("*.yaml") if "atari" not in path.stem)
+    for group in ("profile", "algo", "env")
 )
+GAMES = sorted(path.stem for path in (CONF / "env" / "atari").glob("*.yaml") if path.stem != "settings")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -208,9 +213,31 @@ def test_every_task_algo_and_profile_of_conf_compose_together() -> None:
         assert named.names == {"algo": algo, "profile": profile, "env": env}
         whole = yaml.safe_load((CONF / "algo" / f"{algo}.yaml").read_text())
         assert named.config.algo.objective == whole.get("algo", whole)["objective"]
-        assert env.partition("_")[0] in named.config.env.id.lower()
+        assert env.partition("_")[0].rpartition("/")[2] in named.config.env.id.lower()
         ids.add(identity.run_id(named.config))
     assert len(ids) == len(ENVS) * len(ALGOS)
+
+
+def test_the_papers_49_games_compose_under_gymnasiums_names() -> None:
+    import ale_py
+
+    games = pd.read_csv(ROOT / "analysis" / "paper" / "table6.csv")["game"]
+    gymnasium.register_envs(ale_py)
+    ids = set()
+    for game in GAMES:
+        (named,) = runs(f"env=atari/{game}", "profile=atari_paper", "algo=clip", "algo.epsilon=0.1")
+        assert named.names["env"] == f"atari/{game}"
+        assert (named.config.backend, named.config.env.frame_skip, named.config.profile.steps) == ("ale", 4, 1024)
+        assert named.config.env.id in gymnasium.registry
+        ids.add(named.config.env.id)
+    assert ids == {f"{game}NoFrameskip-v4" for game in games}
+    (a2c,) = runs("env=atari/pong", "profile=atari_ppo2", "algo=a2c_atari")
+    assert (a2c.config.profile.actors, a2c.config.profile.convolutions, a2c.config.algo.n_step) == (16, "nature", 5)
+
+
+def test_a_misspelt_game_is_refused_with_near_matches() -> None:
+    with pytest.raises(UserError, match="there is no such env, did you mean atari/breakout"):
+        check_arguments(["env=atari/brekout"])
 
 
 def test_the_command_line_outranks_algo_which_outranks_the_base() -> None:

@@ -123,7 +123,8 @@ def test_the_command_shows_all_profiles_plainly_and_within_the_width(capsys: pyt
     assert profiles.main([]) == 0
     text = capsys.readouterr().out
     (head,) = re.findall(r"^ +paper +(paper_text .*)$", text, re.MULTILINE)
-    assert sorted(head.split()) == sorted(path.stem for path in (CONF / "profile").glob("*.yaml"))
+    known = (path.stem for path in (CONF / "profile").glob("*.yaml"))
+    assert sorted(head.split()) == sorted(name for name in known if not name.startswith("atari"))
     assert max(map(len, text.splitlines())) <= 120
     assert "\x1b" not in text
     assert "no source given" not in text
@@ -144,7 +145,18 @@ def test_a_misspelt_name_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert said.out == ""
     assert said.err == "error: modren: there is no such profile, did you mean modern?\n"
     assert profiles.main(["zzz"]) == 2
-    assert "choose one of modern, paper_text" in capsys.readouterr().err
+    assert "choose one of atari_paper, atari_ppo2, modern, paper_text" in capsys.readouterr().err
+    assert profiles.main(["atari_paper", "modern"]) == 2
+    assert "atari_paper is for Atari and others are not" in capsys.readouterr().err
+
+
+def test_those_for_atari_are_compared_with_table_5(capsys: pytest.CaptureFixture[str]) -> None:
+    assert profiles.main(["atari_ppo2"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^ +paper +atari_ppo2$", text, re.MULTILINE)
+    assert re.search(r"^\*? +epochs +3 +4!$", text, re.MULTILINE)
+    assert re.search(r"^\*? +entropy_coef +0\.01 +0\.01$", text, re.MULTILINE)
+    assert re.search(r"^\*? +max_grad_norm +– +0\.5$", text, re.MULTILINE)
 
 
 def test_on_a_terminal_differing_rows_are_bold_and_contradictions_red() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppo.config import Env, Profile, RunConfig, UserError
-from ppo.environments import BACKENDS, Environments
+from ppo.environments import Environments
 from ppo.pack import Pack
 from ppo.rollout import Episode, collect
 
@@ -18,6 +18,7 @@ pytest.importorskip("envpool")
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")
 
 # Episodes per run and backend for the comparison of returns, of 8 runs: few where an episode has 1000 env steps.
+BACKENDS = ("envpool", "gymnasium")
 TASKS = {
     "HalfCheetah-v4": 3,
     "Hopper-v4": 40,
@@ -59,7 +60,7 @@ def uniform(rng: np.random.Generator, environments: Environments, times: float =
 def test_same_state_and_raw_action_give_the_same_step_on_both_backends(env_id: str, times: int) -> None:
     rng = np.random.default_rng(0)
     for seed in range(5):
-        ours = Environments(env_id, "envpool", [seed])
+        ours = Environments(Env(env_id), "envpool", [seed])
         ours.reset()
         theirs = gymnasium.make(env_id).unwrapped
         theirs.reset(seed=0)
@@ -79,7 +80,7 @@ def test_same_state_and_raw_action_give_the_same_step_on_both_backends(env_id: s
 
 def returns_and_lengths(env_id: str, backend: str, episodes: int) -> np.ndarray:
     """(8 × episodes, 2): the first `episodes` of each of 8 runs under uniform actions."""
-    environments = Environments(env_id, backend, range(100, 108))
+    environments = Environments(Env(env_id), backend, range(100, 108))
     rng = np.random.default_rng(1)
     environments.reset()
     current, finished = np.zeros((8, 2)), [[] for _ in range(8)]
@@ -124,12 +125,12 @@ def advance(environments: Environments, rng: np.random.Generator, steps: int, re
 @settings(max_examples=6, deadline=None, derandomize=True, database=None)
 def test_a_pack_rebuilt_by_replay_goes_on_with_the_same_bits(env_id: str, backend: str, steps: int, seed: int) -> None:
     seeds = [seed, 7, 123456]
-    original = Environments(env_id, backend, seeds)
+    original = Environments(Env(env_id), backend, seeds)
     original.reset()
     advance(original, np.random.default_rng(seed), steps, reset_chance=0.03)
     states = [original.state_dict(run) for run in range(3)]
 
-    rebuilt = Environments(env_id, backend, seeds)
+    rebuilt = Environments(Env(env_id), backend, seeds)
     rebuilt.load_state_dicts(states)
     np.testing.assert_array_equal(rebuilt.observations, original.observations)
     for ours, theirs in zip(
@@ -142,13 +143,13 @@ def test_a_pack_rebuilt_by_replay_goes_on_with_the_same_bits(env_id: str, backen
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_replay_keeps_the_time_limit_where_it_was(backend: str) -> None:
-    original = Environments("Reacher-v4", backend, [1, 2])
+    original = Environments(Env("Reacher-v4"), backend, [1, 2])
     original.reset()
     rng = np.random.default_rng(0)
     advance(original, rng, 10)
     original.reset(np.array([1]))  # its time limit is now 10 steps later
     advance(original, rng, 35)
-    rebuilt = Environments("Reacher-v4", backend, [1, 2])
+    rebuilt = Environments(Env("Reacher-v4"), backend, [1, 2])
     rebuilt.load_state_dicts([original.state_dict(run) for run in range(2)])
     truncated = np.array([rebuilt.step(uniform(rng, rebuilt))[2] for _ in range(5)])
     assert truncated[:, 0].tolist() == [False] * 4 + [True]
@@ -157,7 +158,7 @@ def test_replay_keeps_the_time_limit_where_it_was(backend: str) -> None:
 
 def test_runs_of_one_pack_resume_from_different_histories() -> None:
     """One member just reset, one deep in its third episode, one in its first."""
-    original = Environments("Hopper-v4", "envpool", [1, 2, 3])
+    original = Environments(Env("Hopper-v4"), "envpool", [1, 2, 3])
     original.reset()
     for step in range(12):
         original.step(np.full((3, 3), 0.1 * step - 0.5))
@@ -167,7 +168,7 @@ def test_runs_of_one_pack_resume_from_different_histories() -> None:
     states = [original.state_dict(run) for run in range(3)]
     assert [state["resets"] for state in states] == [2, 3, 1]
     assert [len(state["actions"]) for state in states] == [0, 5, 12]
-    rebuilt = Environments("Hopper-v4", "envpool", [1, 2, 3])
+    rebuilt = Environments(Env("Hopper-v4"), "envpool", [1, 2, 3])
     rebuilt.load_state_dicts(states)
     rewards = [environments.step(np.zeros((3, 3)))[0] for environments in (original, rebuilt)]
     np.testing.assert_array_equal(*rewards)
@@ -178,7 +179,7 @@ def test_runs_of_one_pack_resume_from_different_histories() -> None:
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "Hopper-v4", "CartPole-v1"])
 def test_each_environment_of_a_pack_is_the_one_it_would_be_alone(env_id: str, backend: str) -> None:
     seeds = [11, 0, 2**31 - 2]
-    pack, *alone = (Environments(env_id, backend, chosen) for chosen in (seeds, *([seed] for seed in seeds)))
+    pack, *alone = (Environments(Env(env_id), backend, chosen) for chosen in (seeds, *([seed] for seed in seeds)))
     for environments in (pack, *alone):
         environments.reset()
     assert len({row.tobytes() for row in pack.observations}) == 3
@@ -234,11 +235,11 @@ def registered():
 
 
 def test_an_environment_that_draws_randomness_in_step_is_refused_by_name(registered) -> None:
-    original = Environments("TestWobbly-v0", "gymnasium", [3])
+    original = Environments(Env("TestWobbly-v0"), "gymnasium", [3])
     original.reset()
     advance(original, np.random.default_rng(0), 13)
     with pytest.raises(UserError, match=r"TestWobbly-v0 does not replay.*randomness in step"):
-        Environments("TestWobbly-v0", "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
+        Environments(Env("TestWobbly-v0"), "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
 
 
 @pytest.mark.parametrize("actors", [1, 3])
@@ -277,7 +278,7 @@ def test_collection_holds_every_real_transition_and_no_other(registered, actors:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_unknown_task_is_refused_with_near_matches(backend: str) -> None:
     with pytest.raises(UserError, match=r"no task Hoper-v4, did you mean Hopper-v4"):
-        Environments("Hoper-v4", backend, [0])
+        Environments(Env("Hoper-v4"), backend, [0])
 
 
 @pytest.mark.parametrize(
@@ -293,14 +294,14 @@ def test_an_unsupported_space_is_refused_by_name(space: dict, words: str) -> Non
     try:
         with warnings.catch_warnings(), pytest.raises(UserError, match=rf"TestSpaces-v0: .*{words}"):
             warnings.simplefilter("ignore")
-            Environments("TestSpaces-v0", "gymnasium", [0])
+            Environments(Env("TestSpaces-v0"), "gymnasium", [0])
     finally:
         del gymnasium.registry["TestSpaces-v0"]
 
 
 @pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
 def test_a_time_limit_of_ones_own_replaces_the_tasks(backend: str) -> None:
-    environments = Environments("Pendulum-v1", backend, [0, 1], max_episode_steps=230)
+    environments = Environments(Env("Pendulum-v1", max_episode_steps=230), backend, [0, 1])
     environments.reset()
     ends = []
     for step in range(1, 231):

@@ -12,7 +12,7 @@ GAINS = {"hidden_gain": 1.4, "policy_gain": 0.01, "value_gain": 0.7}
 def built(observations=5, outputs=3, gaussian=True, seed=0, **settings):
     """A network and the views of one run's starting parameters, without the axis of runs."""
     profile = Profile(**settings)
-    network = Network(observations, outputs, gaussian, profile)
+    network = Network((observations,), outputs, gaussian, profile)
     flat = torch.from_numpy(initialise(network, profile, np.random.default_rng(seed)))
     return network, {name: view[0].numpy() for name, view in network.views(flat[None]).items()}
 
@@ -99,7 +99,7 @@ def test_an_unused_head_column_is_zero_and_so_is_its_gradient(init, outputs, gau
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_forward_pass_is_that_of_torch_linear_layers(outputs, shared_trunk, activation):
     profile = Profile(hidden_sizes=(16, 8, 12), activation=activation, shared_trunk=shared_trunk)
-    network = Network(5, outputs, True, profile)
+    network = Network((5,), outputs, True, profile)
     rngs = [np.random.default_rng(seed) for seed in (0, 1)]
     parameters = network.views(torch.from_numpy(np.stack([initialise(network, profile, rng) for rng in rngs])))
     x = torch.from_numpy(np.random.default_rng(2).normal(0, 2, (2, 9, 5)).astype(np.float32))
@@ -126,7 +126,7 @@ def test_forward_pass_is_that_of_torch_linear_layers(outputs, shared_trunk, acti
 
 
 def test_parameters_do_not_overlap_in_the_flat_row():
-    network = Network(5, 3, True, Profile(hidden_sizes=(7, 9)))
+    network = Network((5,), 3, True, Profile(hidden_sizes=(7, 9)))
     flat = torch.zeros(2, network.size)
     for number, view in enumerate(network.views(flat).values(), start=1):
         assert (view == 0).all()
