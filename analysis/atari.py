@@ -2,8 +2,8 @@
 
 python -m analysis.atari DATASET_OR_STUDY [--records records] [--out FOLDER]
 
-    FOLDER/atari.md                     what is printed
-           {games_won,human,table6}.csv   its tables, in full precision
+    FOLDER/atari.md      what is printed
+           *.csv         its tables, in full precision
            figure6.png
 """
 
@@ -122,8 +122,7 @@ def human(results: Results) -> Table:
         f"(score − random) / (human − random), of the mean return of a run's last {EPISODES} episodes. Ours: on the "
         "games that all our variants have; the paper's: on those of them in its Table 6. Median and mean: over games, "
         f"of means over seeds. IQM: mean of the middle half of all runs. [{LEVEL_NAME} stratified bootstrap interval]"
-        + f", too short of fewer than {FEW} seeds."
-        * (min(map(statistics.fewest, ours.values())) < FEW)
+        + ("; of so few seeds it is too short." if min(map(statistics.fewest, ours.values())) < FEW else ".")
     )
     return Table("human", "Human-normalised scores", caption, shown, values)
 
@@ -174,14 +173,13 @@ def tables(results: Results) -> list[Table]:
     return [table2(results), *([human(results)] if shared(results) else []), table6(results)]
 
 
-def section(dataset: Dataset) -> str:
-    """What there is to say, Markdown."""
-    results = learning(dataset)
+def section(results: Results, made: Sequence[Table]) -> str:
+    """What there is to say, Markdown, with these tables."""
     parts = [
         "## Atari",
         f"{about(results)}.",
-        *(f"> **Partial.** {line}" for line in missing(dataset.note)),
-        *(markdown(table) for table in tables(results)),
+        *(f"> **Partial.** {line}" for line in missing(results.dataset.note)),
+        *(markdown(table) for table in made),
         "![Learning curves on Atari games](figure6.png)",
         f"*{captions.figure6(results)}*",
         markdown(provenance(results)),
@@ -189,22 +187,24 @@ def section(dataset: Dataset) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def picture(dataset: Dataset) -> Figure:
+def picture(results: Results) -> Figure:
     """Figure 6, which says what its data lack."""
-    figure = figure6(learning(dataset))
-    style.say_missing(figure, missing(dataset.note))
+    figure = figure6(results)
+    style.say_missing(figure, missing(results.dataset.note))
     return figure
 
 
 def write(dataset: Dataset, out: Path) -> str:
     """All files, into a folder; returns the section."""
-    text = section(dataset)
+    results = learning(dataset)
+    made = tables(results)
+    text = section(results, made)
     out.mkdir(parents=True, exist_ok=True)
     (out / "atari.md").write_text(text)
-    for table in tables(learning(dataset)):
+    for table in made:
         (out / f"{table.name}.csv").write_text(csv(table))
     style.use()
-    style.save(picture(dataset), out / "figure6", ["png"])
+    style.save(picture(results), out / "figure6", ["png"])
     return text
 
 
