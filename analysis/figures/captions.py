@@ -26,6 +26,15 @@ def curves(results: Results) -> str:
     )
 
 
+def figure6(results: Results) -> str:
+    return said(
+        "Return of whole games against frames, 4 per env step; lines are means over "
+        f"{runs(results)} per variant and game.",
+        f"Bands are {LEVEL:.0%} t intervals of the means." * several(results),
+        "A mean ends where the first of its runs ends. Dashed: the final score of PPO in the paper’s Table 6.",
+    )
+
+
 def efficiency(results: Results) -> str:
     return said(
         f"{normalised(results)} averaged over {tasks(results)} against env steps; lines are means over {runs(results)} "
