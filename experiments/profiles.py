@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help="of conf/profile (default: all but those for Atari, nearest paper first)",
+        help="of conf/profile (default: all but Atari's, nearest paper first)",
     )
     options = parser.parse_args(arguments)
     known = {path.stem: path for path in sorted((CONF / "profile").glob("*.yaml"))}

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from experiments import checkpoint
+from experiments.arcade import Arcade
 from experiments.compose import build
 from experiments.files import read_json
 from experiments.film import Film, check_ending, drawing, follow, has_display
 from experiments.find import find_run
 from experiments.identity import code_id
+from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, UserError, near_matches, positive
 from ppo.environments import MAX_SEED
 from ppo.networks import Network
@@ -68,25 +70,38 @@ class Agent:
 
     def enter(self, env: gymnasium.Env[Any, Any]) -> None:
         """Fit the networks to an environment's spaces."""
-        self.spaces = spaces = Spaces.of(self.env.id, env.observation_space, env.action_space)
+        if isinstance(env, Arcade):
+            self.spaces = env.spaces
+        else:
+            self.spaces = Spaces.of(self.env.id, env.observation_space, env.action_space)
+        spaces = self.spaces
         self.distribution = distribution_class(self.profile.policy, spaces.discrete, self.env.id)
         self.network = Network(spaces.observation_shape, spaces.action_size, not spaces.discrete, self.profile)
-        self.filter = ObservationFilter(1, spaces.observation_size, self.profile)
+        size = 0 if spaces.frames else spaces.observation_size
+        self.filter = ObservationFilter(1, size, self.profile)
         flat, seen = torch.as_tensor(self.state.get("parameters", []))[None], self.state.get("filter", {})
-        if flat.shape != (1, self.network.size) or np.shape(seen.get("mean")) != (spaces.observation_size,):
+        if flat.shape != (1, self.network.size) or np.shape(seen.get("mean")) != (size,):
             raise UserError(f"{self.folder} (code {self.identity['code_id']}) does not fit the networks of this code")
         if self.algo.objective == "cem":  # its parameters are the candidate that was being played
             flat = flat.clone()
             flat[0, self.network.policy_columns()] = torch.as_tensor(self.state["search"]["mean"]).to(flat)
-        self.parameters = {name: view.numpy() for name, view in self.network.views(flat).items()}
+        self.tensors = self.network.views(flat)
+        self.parameters = {name: view.numpy() for name, view in self.tensors.items()}
         self.filter.load_state_dict(0, seen)
 
     def values(self, observations: np.ndarray) -> np.ndarray:
         """The critic's V, (n, D) → (n,)."""
         x = torch.from_numpy(self.filter.normalise(observations[None]))
         with torch.no_grad():
-            parameters = {name: torch.from_numpy(values) for name, values in self.parameters.items()}
-            return self.network.value(parameters, x)[0].numpy()
+            return self.network.value(self.tensors, x)[0].numpy()
+
+    def policy(self, observations: np.ndarray) -> np.ndarray:
+        """The network's output, (1, n, …) → (1, n, A); convolutions are torch's."""
+        x = self.filter.normalise(observations)
+        if not self.spaces.frames:
+            return self.network.policy(self.parameters, x)
+        with torch.no_grad():
+            return self.network.policy(self.tensors, torch.from_numpy(x)).numpy()
 
     def manner(self, sample: bool) -> str:
         """How it chooses actions: the likeliest (a Gaussian's mean), or a sample if asked. CEM knows no samples."""
@@ -95,12 +110,11 @@ class Agent:
         return "sampled" if sample and self.algo.objective != "cem" else "likeliest"
 
     def act(self, observation: np.ndarray, rng: np.random.Generator, sample: bool) -> np.ndarray:
-        """Observation (D,) → action (A,) float64 or () int64."""
+        """Observation (D,), or frames (C, H, W) → action (A,) float64 or () int64."""
         spaces, size = self.spaces, self.spaces.action_size
         if self.manner(sample) == "uniform":
             return np.asarray(rng.integers(size) if spaces.discrete else rng.uniform(spaces.low, spaces.high))
-        x = self.filter.normalise(observation.astype(np.float64)[None, None])
-        policy = self.network.policy(self.parameters, x)
+        policy = self.policy(observation.astype(spaces.dtype)[None, None])
         if not np.isfinite(policy).all():
             raise UserError(f"{self.folder} diverged: its policy gives no finite action")
         noise = self.distribution.noise(rng, 1, size)[None, None]
@@ -116,6 +130,10 @@ class Agent:
 
 def open_environment(task: Env, film: bool, window: bool) -> gymnasium.Env[Any, Any]:
     """The task in Gymnasium, able to draw if that is asked; UserError if it has no such task or cannot."""
+    if task.id.endswith(SUFFIX):
+        if window:
+            raise UserError("--window: games of Atari are filmed, not shown; --out film.mp4")
+        return Arcade(task)
     env_id, mode = task.id, "human" if window else "rgb_array" if film else None
     try:
         gymnasium.spec(env_id)

@@ -40,6 +40,19 @@ def small_run(seed: int = 0, iterations: int = 3, env: str = "InvertedPendulum-v
     return replace(run, **changes)
 
 
+def game(name: str, **changes: Any) -> Env:
+    settings = {"frame_skip": 4, "frame_max": True, "frame_stack": 4, "screen": 84, "noop_max": 30, "fire": True}
+    return Env(f"{name}NoFrameskip-v4", **{"max_episode_steps": 27_000} | settings | changes)
+
+
+def small_game(seed: int = 0, name: str = "Breakout", iterations: int = 2, **changes: Any) -> RunConfig:
+    """16 env steps of two actors an iteration, one epoch of two minibatches, A3C's network with 32 units."""
+    small = {"horizon": 8, "actors": 2, "epochs": 1, "minibatch_size": 8, "convolutions": "a3c", "hidden_sizes": (32,)}
+    profile = profile_of("atari_ppo2", **small | changes.pop("profile", {}))
+    algo = changes.pop("algo", Algo("clip", epsilon=0.1))
+    return RunConfig(algo, profile, game(name), "ale", seed=seed, env_steps=profile.steps * iterations, **changes)
+
+
 class Killed(BaseException):
     """Stands for kill -9 at one exact line: nothing after it runs."""
 
