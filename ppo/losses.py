@@ -116,7 +116,12 @@ def value_loss(pack: Pack, value: Tensor, batch: Batch) -> Tensor:
 def loss(pack: Pack, parameters: Mapping[str, Tensor], batch: Batch, c: Coefficients) -> dict[str, Tensor]:
     """−L^{CLIP+VF+S} (section 5, eq. 9) and its parts, one number per run: (R,) each."""
     policy, value = pack.network.policy_and_value(parameters, batch.x)
-    of_policy, entropy = policy_loss(pack, pack.distribution(parameters, policy), batch, c)
+    return loss_of(pack, pack.distribution(parameters, policy), value, batch, c)
+
+
+def loss_of(pack: Pack, new: Distribution, value: Tensor, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
+    """The same, from what the networks said of the batch: π_θ(·|s_t) and V_θ(s_t), (R, B)."""
+    of_policy, entropy = policy_loss(pack, new, batch, c)
     of_value = value_loss(pack, value, batch)
     total = of_policy + c.value_coef[:, 0] * of_value - c.entropy_coef[:, 0] * entropy
     return {"loss": total, "policy_loss": of_policy, "value_loss": of_value, "entropy": entropy}

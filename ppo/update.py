@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppo import advantages, objectives
-from ppo.losses import Batch, Coefficients, loss, policy_loss, value_loss
+from ppo.losses import Batch, Coefficients, loss, loss_of, policy_loss, value_loss
 from ppo.numerics import variant
 from ppo.pack import Pack
 from ppo.randomness import generator
@@ -24,7 +24,7 @@ def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.nd
     segment = pack.profile.segment or pack.profile.horizon
     values, next_values, rewards, terminated, ended = (
         array.reshape(len(pack), -1, segment)
-        for array in (values_of(pack, rollout.x), values_of(pack, rollout.next_x), rewards, terminated, rollout.ended)
+        for array in (*old_values(pack, rollout), rewards, terminated, rollout.ended)
     )
     match pack.algo.advantage:
         case "gae":
@@ -42,11 +42,31 @@ def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.nd
     return advantage, value_target, values
 
 
+def old_values(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+    """V_θold of x and of next_x, (R, N, T) float64 each. Frames are dear: where no final observation is worth anything,
+    a step's next value is the next step's."""
+    values = values_of(pack, rollout.x)
+    if not pack.spaces.frames or pack.profile.time_limit == "bootstrap":
+        return values, values_of(pack, rollout.next_x)
+    return values, np.concatenate([values[:, :, 1:], values_of(pack, rollout.next_x[:, :, -1:])], axis=2)
+
+
 def values_of(pack: Pack, x: np.ndarray) -> np.ndarray:
-    """V_θold of a rollout's inputs, (R, N, T, D) → (R, N, T) float64."""
+    """V_θold of a rollout's inputs, (R, N, T, …) → (R, N, T) float64."""
+    inputs = pack.tensor(merged(x))
     with torch.no_grad():
-        values = pack.network.value(pack.parameters, pack.tensor(merged(x)))
+        values = whole_outputs(pack, inputs)[1] if pack.spaces.frames else pack.network.value(pack.parameters, inputs)
     return values.cpu().numpy().astype(np.float64).reshape(x.shape[:3])
+
+
+FRAMES_AT_ONCE = 256  # more of them would only take more memory
+
+
+def whole_outputs(pack: Pack, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Policies and values of a whole rollout, (R, N·T, A) and (R, N·T), no gradients: frames in pieces."""
+    pieces = inputs.split(FRAMES_AT_ONCE if pack.spaces.frames else inputs.shape[1], dim=1)
+    policies, values = zip(*(pack.network.policy_and_value(pack.parameters, piece) for piece in pieces), strict=True)
+    return torch.cat(policies, dim=1), torch.cat(values, dim=1)
 
 
 def merged(array: np.ndarray) -> np.ndarray:
@@ -156,7 +176,7 @@ def whole_rollout(
     """The rollout as one batch, (R, N·T), with π_θold and V_θold evaluated once, both under the statistics of `x`."""
     inputs, action = pack.tensor(x), pack.tensor(merged(rollout.actions))
     with torch.no_grad():
-        policy, old_value = pack.network.policy_and_value(pack.parameters, inputs)
+        policy, old_value = whole_outputs(pack, inputs)
         old = pack.distribution(pack.parameters, policy).map(lambda parameter: parameter.expand_as(policy).clone())
         log_prob = old.log_prob(action)
         average = None
@@ -240,11 +260,12 @@ def diagnostics(pack: Pack, whole: Batch, coefficients: Coefficients) -> dict[st
     (http://joschu.net/blog/kl-approx.html); clip_fraction: share of ratios outside 1 ± ε, NaN without ε.
     """
     assert whole.old is not None
-    new = pack.distribution(pack.parameters, pack.network.policy(pack.parameters, whole.x))
+    policy, value = whole_outputs(pack, whole.x)
+    new = pack.distribution(pack.parameters, policy)
     log_ratio = new.log_prob(whole.action) - whole.log_prob
     ratio = torch.exp(log_ratio)
     outside = (ratio - 1).abs() > coefficients.epsilon
-    parts = loss(pack, pack.parameters, whole, coefficients)
+    parts = loss_of(pack, new, value, whole, coefficients)
     metrics = {
         "kl": whole.old.kl(new).mean(-1),
         "kl_k1": -log_ratio.mean(-1),
