@@ -61,6 +61,7 @@ def even(entries: Sequence[Entry], pieces: int) -> list[Sequence[Entry]]:
 
 class Calibration:
     """Seconds per env step, measured here by short rollouts and updates: a + b·size for a pack, one pair per task.
+    Convolutions outweigh all that packing saves and all that games differ in: for frames, b of the first game.
 
     Always on this machine's CPU and eager: other numerics and devices are faster or slower than this says.
     """
@@ -70,8 +71,11 @@ class Calibration:
 
     def __call__(self, config: RunConfig, size: int) -> float:
         """Seconds per env step of each run in a pack of that size."""
-        key = (config.env, config.backend, config.profile, config.algo.learns)
-        if key not in self.measured:
+        frames = config.profile.convolutions != "none"
+        key = ("frames" if frames else config.env, config.backend, config.profile, config.algo.learns)
+        if key not in self.measured and frames:
+            self.measured[key] = 0.0, seconds_per_step(config, 1)
+        elif key not in self.measured:
             small, large = (seconds_per_step(config, count) for count in CALIBRATED_SIZES)
             per_run = max((large - small) / (CALIBRATED_SIZES[1] - CALIBRATED_SIZES[0]), small / 100)
             self.measured[key] = (max(small - per_run, 0.0), per_run)
