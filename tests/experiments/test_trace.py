@@ -61,7 +61,8 @@ class TestWhatIsTraced:
         runs = trace.grid(trace.profiles())
         assert {run.algo.objective for run in runs.values()} == set(OBJECTIVES)
         assert {run.algo.advantage for run in runs.values()} == set(ADVANTAGES)
-        assert {name.split()[0] for name in runs} == {path.stem for path in CONF.glob("profile/*.yaml")} | {"unshipped"}
+        of_numbers = {path.stem for path in CONF.glob("profile/*.yaml") if not path.stem.startswith("atari")}
+        assert {name.split()[0] for name in runs} == of_numbers | {"unshipped"}
         assert {run.backend for run in runs.values()} == {"envpool", "gymnasium"}
         assert len(set(runs.values())) == len(runs) == len(trace.profiles()) * len(trace.ALGOS) * len(trace.TASKS)
 
