@@ -36,7 +36,8 @@ ITERATION_COLUMNS = (
 
 WHOLE_NUMBERS = (
     "n_step", "backtracks", "cg_iterations", "fisher_every", "candidates", "horizon", "actors", "segment", "rollouts",
-    "epochs", "max_episode_steps", "minibatch_size", "hidden_sizes", "seed", "env_steps",
+    "epochs", "max_episode_steps", "minibatch_size", "hidden_sizes", "seed", "env_steps", "frame_skip", "frame_stack",
+    "screen", "noop_max",
 )  # fmt: skip
 """Settings that are integers. All other numbers are floats, of which W&B writes 1.0 as 1."""
 

@@ -33,8 +33,11 @@ def shares(source: int, target: int) -> np.ndarray:
     return covered.clip(min=0) * target / source
 
 
+ROWS, COLUMNS = shares(210, 84), shares(160, 84)
+
+
 def resized(frame: np.ndarray) -> np.ndarray:
-    return shares(210, 84) @ frame.astype(np.float64) @ shares(160, 84).T
+    return ROWS @ frame.astype(np.float64) @ COLUMNS.T
 
 
 @pytest.mark.parametrize("name", ["Pong", "Breakout", "Seaquest", "Qbert"])

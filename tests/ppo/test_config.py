@@ -167,9 +167,10 @@ def other(value: Any, f: Any) -> Any:
     swaps = {
         "none": "per_step", "torch": "normc", "tanh": "relu", "auto": "gaussian", "terminal": "bootstrap",
         "corrected": "uncorrected", "constant": "linear", "joint": "separate", "adam": "rmsprop_torch",
+        "goes_on": "terminal",
     }  # fmt: skip
-    if f.name == "standardise":
-        return "rollout"
+    if f.name in (others := {"standardise": "rollout", "convolutions": "nature"}):
+        return others[f.name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
