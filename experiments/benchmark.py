@@ -134,10 +134,15 @@ def sb3(run: RunConfig, iterations: int) -> Figures:
         "MlpPolicy", gymnasium.make(run.env.id), learning_rate=p.stepsize, n_steps=p.horizon, n_epochs=p.epochs,
         batch_size=p.minibatch_size, gamma=p.gamma, gae_lambda=run.algo.gae_lambda, device="cpu", seed=0,
     )  # fmt: skip
-    model.learn(p.horizon)
+    return speed_of(model, p.steps, iterations)
+
+
+def speed_of(model: Any, steps: int, iterations: int) -> Figures:
+    """env steps/s of an SB3 model whose iterations have so many env steps; the first warms up and does not count."""
+    model.learn(steps)
     began = time.perf_counter()
-    model.learn(iterations * p.horizon, reset_num_timesteps=False)
-    return {"rate": iterations * p.horizon / (time.perf_counter() - began)}
+    model.learn(iterations * steps, reset_num_timesteps=False)
+    return {"rate": iterations * steps / (time.perf_counter() - began)}
 
 
 def bare_environments(run: RunConfig, count: int) -> Figures:

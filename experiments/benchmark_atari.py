@@ -8,7 +8,6 @@ of profile=atari_ppo2 and the same frames: SB3 gets them from ALE's vector envir
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -18,7 +17,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.benchmark import Figures, alone, as_table, suite
+from experiments.benchmark import Figures, alone, as_table, speed_of, suite
 from experiments.compose import CONF, NamedRun, runs_of
 from ppo.config import RunConfig
 
@@ -87,10 +86,7 @@ def sb3(run: RunConfig, iterations: int) -> Figures:
         batch_size=p.minibatch_size, gae_lambda=run.algo.gae_lambda, ent_coef=p.entropy_coef, device=run.device, seed=0,
         clip_range=run.algo.epsilon, clip_range_vf=p.value_clip, vf_coef=2 * p.value_coef,
     )  # fmt: skip
-    model.learn(p.steps)
-    began = time.perf_counter()
-    model.learn(iterations * p.steps, reset_num_timesteps=False)
-    return {"rate": iterations * p.steps / (time.perf_counter() - began)}
+    return speed_of(model, p.steps, iterations)
 
 
 def measure(run: NamedRun, rounds: int) -> Figures:

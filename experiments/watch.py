@@ -77,10 +77,9 @@ class Agent:
         spaces = self.spaces
         self.distribution = distribution_class(self.profile.policy, spaces.discrete, self.env.id)
         self.network = Network(spaces.observation_shape, spaces.action_size, not spaces.discrete, self.profile)
-        size = 0 if spaces.frames else spaces.observation_size
-        self.filter = ObservationFilter(1, size, self.profile)
+        self.filter = ObservationFilter(1, spaces.observation_size, self.profile)
         flat, seen = torch.as_tensor(self.state.get("parameters", []))[None], self.state.get("filter", {})
-        if flat.shape != (1, self.network.size) or np.shape(seen.get("mean")) != (size,):
+        if flat.shape != (1, self.network.size) or np.shape(seen.get("mean")) != (spaces.observation_size,):
             raise UserError(f"{self.folder} (code {self.identity['code_id']}) does not fit the networks of this code")
         if self.algo.objective == "cem":  # its parameters are the candidate that was being played
             flat = flat.clone()

@@ -60,7 +60,7 @@ class Pack:
         self.parameters = self.network.views(self.flat)
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.parameters.items()}
 
-        self.filter = ObservationFilter(len(self.runs), 0 if spaces.frames else spaces.observation_size, self.profile)
+        self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
         self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))
         self.beta, self.stepsize = self.column("beta"), self.column("stepsize")
         self.average = self.flat.clone() if self.algo.average_decay is not None else None

@@ -40,4 +40,5 @@ class Spaces:
 
     @property
     def observation_size(self) -> int:
-        return int(np.prod(self.observation_shape))
+        """D: how many numbers there are for a filter to shift and scale; none in frames."""
+        return 0 if self.frames else self.observation_shape[0]
