@@ -63,29 +63,44 @@ ALGOS: dict[Algo, dict[str, Any]] = {
 }
 """Each algorithm, and the settings of a profile that are its own."""
 
-TASKS = {"InvertedPendulum-v4": "envpool", "CartPole-v1": "gymnasium", "Reacher-v4": "envpool"}
+TASKS = {Env("InvertedPendulum-v4"): "envpool", Env("CartPole-v1"): "gymnasium", Env("Reacher-v4"): "envpool"}
 """Episodes that end early, discrete actions, several action dimensions with a time limit; and both backends."""
+
+GAMES = {
+    Env("BreakoutNoFrameskip-v4", max_episode_steps=40, frame_skip=4, frame_max=True, frame_stack=4, screen=84,
+        noop_max=4, fire=True): "ale"
+}  # fmt: skip
+"""For profiles with convolutions: FIRE, and a time limit just after lives begin to be lost."""
+
+SMALL_GAME: dict[str, Any] = {"horizon": 16, "actors": 2, "hidden_sizes": (32,)}
+GAME_ALGOS = [
+    algo for algo in ALGOS if (algo.objective, algo.advantage) in
+    [("clip", "gae"), ("policy_gradient", "n_step"), ("projected", "gae")]
+]  # fmt: skip
 
 UNSHIPPED: dict[str, Any] = {"shared_trunk": True, "activation": "elu", "entropy_coef": 0.01, "actors": 3}
 """Switches that no profile sets: traced under the first profile."""
 
 
 def grid(sheets: Sequence[Sheet]) -> dict[str, RunConfig]:
-    """What is traced, by name: every profile × algorithm × task, of one seed."""
+    """What is traced, by name: every profile × algorithm × task, of one seed; on frames, which are dear, a few."""
     runs = {}
-    for sheet, (algo, needs), (task, backend) in product(sheets, ALGOS.items(), TASKS.items()):
-        estimator = "" if algo.advantage == "gae" else f" {algo.advantage}"
-        profile = replace(sheet.profile, **SMALL | needs)
-        run = RunConfig(algo, profile, Env(task), backend, seed=0, env_steps=ITERATIONS * profile.steps)
-        runs[f"{sheet.name} {variant(algo)}{estimator} {task} seed 0"] = run
+    for sheet in sheets:
+        of_numbers = sheet.profile.convolutions == "none"
+        algos, tasks = (ALGOS, TASKS) if of_numbers else (GAME_ALGOS, GAMES)
+        for algo, (task, backend) in product(algos, tasks.items()):
+            profile = replace(sheet.profile, **SMALL | ALGOS[algo] | ({} if of_numbers else SMALL_GAME))
+            run = RunConfig(algo, profile, task, backend, seed=0, env_steps=ITERATIONS * profile.steps)
+            estimator = "" if algo.advantage == "gae" else f" {algo.advantage}"
+            runs[f"{sheet.name} {variant(algo)}{estimator} {task.id} seed 0"] = run
     return runs
 
 
 def profiles() -> list[Sheet]:
-    """All of conf/profile for observations of numbers, and the first of them with what none of them sets."""
+    """All of conf/profile, and the first of them with what none of them sets."""
     sheets = [read(path) for path in sorted((CONF / "profile").glob("*.yaml"))]
-    sheets = [sheet for sheet in sheets if sheet.profile.convolutions == "none"]
-    return [*sheets, replace(sheets[0], name="unshipped", profile=replace(sheets[0].profile, **UNSHIPPED))]
+    first = next(sheet for sheet in sheets if sheet.profile.convolutions == "none")
+    return [*sheets, replace(first, name="unshipped", profile=replace(first.profile, **UNSHIPPED))]
 
 
 def collect(runs: Mapping[str, RunConfig]) -> Lines:
@@ -120,9 +135,12 @@ class Listener:
 
     def __init__(self, environments: Environments):
         self.environments, self.backend, self.spaces = environments, environments.backend, environments.spaces
-        self.lost = self.backend.lost
         self.steps: list[tuple[np.ndarray, ...]] = []
         environments.backend = self
+
+    @property
+    def lost(self) -> np.ndarray:
+        return self.backend.lost
 
     def reset(self, ids: np.ndarray) -> np.ndarray:
         return self.backend.reset(ids)

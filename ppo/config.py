@@ -147,7 +147,7 @@ class Profile:
     standardise: str = "none"  # none | rollout | minibatch: over which advantages are shifted and scaled
     standardise_epsilon: float = 0.0  # added to their standard deviation
     value_coef: float = 1.0  # c1 of eq. 9, on the mean squared error
-    value_clip: float | None = None  # how far the value may move from its old one, in return units
+    value_clip: float | None = None  # how far the value may move from its old one, in return units; annealed as ε is
     entropy_coef: float = 0.0  # c2 of eq. 9, per nat
     value_fit: str = (
         "joint"  # joint (one loss) | separate: the policy moves once per rollout, then K epochs fit V alone

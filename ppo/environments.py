@@ -25,11 +25,14 @@ MAX_SEED = 2**31 - 1
 
 
 class Backend(Protocol):
-    """What a backend offers. `ids` (n,) int name the environments meant; arrays have n rows. `lost`, over all of them:
-    who lost a life at its last step and plays on."""
+    """What a backend offers. `ids` (n,) int name the environments meant; arrays have n rows."""
 
     spaces: Spaces
-    lost: np.ndarray
+
+    @property
+    def lost(self) -> np.ndarray:
+        """Who of all environments lost a life at its last step and plays on, bool."""
+        ...
 
     def reset(self, ids: np.ndarray) -> np.ndarray:
         """Start new episodes; the first reset of each environment seeds it. Returns observations (n, …)."""

@@ -14,8 +14,8 @@ from ppo.policies import Distribution
 @dataclass
 class Batch:
     """What the loss reads: leading axes (R, B), (R, N·T) for the whole rollout; x is (R, B, D). `old` is π_θold(·|s_t),
-    `old_value` V_θold(s_t), `average` the average policy's distribution, `trajectory` which of its run's trajectories a
-    sample belongs to; a minibatch leaves out what no run of its pack asks for."""
+    `old_value` V_θold(s_t) where values are clipped, `average` the average policy's distribution, `trajectory` which of
+    its run's trajectories a sample belongs to; a minibatch leaves out what no run of its pack asks for."""
 
     x: Tensor
     action: Tensor
@@ -49,6 +49,7 @@ class Coefficients:
     epsilon: Tensor
     beta: Tensor
     value_coef: Tensor
+    value_clip: Tensor  # NaN: none
     entropy_coef: Tensor
     delta: Tensor
 
@@ -103,12 +104,11 @@ def policy_loss(pack: Pack, new: Distribution, batch: Batch, c: Coefficients) ->
     return -surrogate(pack, batch, new, c).mean(-1), new.entropy().mean(-1)
 
 
-def value_loss(pack: Pack, value: Tensor, batch: Batch) -> Tensor:
-    """L^VF (section 5, eq. 9), (R,)."""
+def value_loss(value: Tensor, batch: Batch, c: Coefficients) -> Tensor:
+    """L^VF (section 5, eq. 9), (R,); clipped where the batch has the old value."""
     error = (value - batch.value_target).square()
-    if batch.old_value is not None and pack.profile.value_clip is not None:
-        bound = pack.profile.value_clip
-        clipped = batch.old_value + torch.clamp(value - batch.old_value, -bound, bound)
+    if batch.old_value is not None:
+        clipped = batch.old_value + torch.clamp(value - batch.old_value, -c.value_clip, c.value_clip)
         error = torch.maximum(error, (clipped - batch.value_target).square())
     return error.mean(-1)
 
@@ -122,6 +122,6 @@ def loss(pack: Pack, parameters: Mapping[str, Tensor], batch: Batch, c: Coeffici
 def loss_of(pack: Pack, new: Distribution, value: Tensor, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
     """The same, from what the networks said of the batch: π_θ(·|s_t) and V_θ(s_t), (R, B)."""
     of_policy, entropy = policy_loss(pack, new, batch, c)
-    of_value = value_loss(pack, value, batch)
+    of_value = value_loss(value, batch, c)
     total = of_policy + c.value_coef[:, 0] * of_value - c.entropy_coef[:, 0] * entropy
     return {"loss": total, "policy_loss": of_policy, "value_loss": of_value, "entropy": entropy}

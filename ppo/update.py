@@ -53,19 +53,23 @@ def old_values(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
 
 def values_of(pack: Pack, x: np.ndarray) -> np.ndarray:
     """V_θold of a rollout's inputs, (R, N, T, …) → (R, N, T) float64."""
-    inputs = pack.tensor(merged(x))
     with torch.no_grad():
-        values = whole_outputs(pack, inputs)[1] if pack.spaces.frames else pack.network.value(pack.parameters, inputs)
-    return values.cpu().numpy().astype(np.float64).reshape(x.shape[:3])
+        pieces = [pack.network.value(pack.parameters, piece) for piece in in_pieces(pack, pack.tensor(merged(x)))]
+    return torch.cat(pieces, dim=1).cpu().numpy().astype(np.float64).reshape(x.shape[:3])
 
 
 FRAMES_AT_ONCE = 256  # more of them would only take more memory
 
 
+def in_pieces(pack: Pack, inputs: Tensor) -> tuple[Tensor, ...]:
+    """A whole rollout's inputs, (R, N·T, …), as they pass a network without gradients: numbers at once, frames not."""
+    return inputs.split(FRAMES_AT_ONCE if pack.spaces.frames else inputs.shape[1], dim=1)
+
+
 def whole_outputs(pack: Pack, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Policies and values of a whole rollout, (R, N·T, A) and (R, N·T), no gradients: frames in pieces."""
-    pieces = inputs.split(FRAMES_AT_ONCE if pack.spaces.frames else inputs.shape[1], dim=1)
-    policies, values = zip(*(pack.network.policy_and_value(pack.parameters, piece) for piece in pieces), strict=True)
+    """Policies and values of a whole rollout, (R, N·T, A) and (R, N·T), no gradients."""
+    outputs = [pack.network.policy_and_value(pack.parameters, piece) for piece in in_pieces(pack, inputs)]
+    policies, values = zip(*outputs, strict=True)
     return torch.cat(policies, dim=1), torch.cat(values, dim=1)
 
 
@@ -92,7 +96,7 @@ def minibatch_step(pack: Pack, batch: Batch, c: Coefficients, rate: Tensor, epsi
 def value_step(pack: Pack, batch: Batch, c: Coefficients, rate: Tensor, epsilon: Tensor) -> None:
     """One step of every run's value network alone, in place."""
     leaves = fresh_leaves(pack)
-    total = (c.value_coef[:, 0] * value_loss(pack, pack.network.value(leaves, batch.x), batch)).sum()
+    total = (c.value_coef[:, 0] * value_loss(pack.network.value(leaves, batch.x), batch, c)).sum()
     of_value = [name for name in leaves if name.startswith("value.")]
     found = dict(zip(of_value, torch.autograd.grad(total, [leaves[name] for name in of_value]), strict=True))
     gradients = [found[name] if name in found else torch.zeros_like(leaf) for name, leaf in leaves.items()]
@@ -182,13 +186,15 @@ def whole_rollout(
         average = None
         if pack.average is not None:
             parameters = pack.network.views(pack.average)
-            of_average = pack.distribution(parameters, pack.network.policy(parameters, inputs))
+            outputs = [pack.network.policy(parameters, piece) for piece in in_pieces(pack, inputs)]
+            of_average = pack.distribution(parameters, torch.cat(outputs, dim=1))
             average = of_average.map(lambda parameter: parameter.expand_as(policy).clone())
     trajectory = None
     if any(name == "trajectory_ratio" for name, _ in pack.objective_rows()):
         trajectory = pack.tensor(trajectories(rollout.ended, pack.profile.segment or pack.profile.horizon))
     targets = pack.tensor(advantage), pack.tensor(value_target)
-    return Batch(inputs, action, log_prob, *targets, old, old_value, average, trajectory)
+    clipped = pack.profile.value_clip is not None
+    return Batch(inputs, action, log_prob, *targets, old, old_value if clipped else None, average, trajectory)
 
 
 def trajectories(ended: np.ndarray, segment: int) -> np.ndarray:
@@ -205,6 +211,7 @@ def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
         epsilon=pack.tensor(annealed(pack, "epsilon")),
         beta=pack.tensor(pack.beta),
         value_coef=pack.tensor(pack.column("value_coef")),
+        value_clip=pack.tensor(annealed(pack, "value_clip")),
         entropy_coef=pack.tensor(pack.column("entropy_coef")),
         delta=pack.tensor(pack.column("delta")),
     )
@@ -212,9 +219,12 @@ def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
 
 
 def annealed(pack: Pack, name: str) -> np.ndarray:
-    """`stepsize` or `epsilon`, (R, 1), times α where the profile's schedule is linear."""
-    linear = getattr(pack.profile, f"{name}_schedule") == "linear"
-    return (pack.stepsize if name == "stepsize" else pack.column(name)) * (pack.remaining if linear else 1.0)
+    """`stepsize`, `epsilon` or `value_clip`, (R, 1), times α where its schedule is linear."""
+    if name == "stepsize":
+        start, schedule = pack.stepsize, pack.profile.stepsize_schedule
+    else:
+        start, schedule = pack.column(name), pack.profile.epsilon_schedule
+    return start * (pack.remaining if schedule == "linear" else 1.0)
 
 
 def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
@@ -228,11 +238,7 @@ def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
     rows = steps.reshape(profile.epochs, runs, count, size).swapaxes(1, 2)
     rows = rows + profile.batch * np.arange(runs)[:, None]  # (K, count, R, M), into the flattened (R·N·T)
     penalised = any(name.startswith("kl") for name, _ in pack.objective_rows())
-    needed = replace(
-        whole,
-        old=whole.old if penalised else None,
-        old_value=whole.old_value if profile.value_clip is not None else None,
-    )
+    needed = replace(whole, old=whole.old if penalised else None)
     for epoch in torch.from_numpy(rows).to(pack.device):
         index = epoch.flatten()
 

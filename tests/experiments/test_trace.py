@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,22 @@ class TestWhatIsTraced:
         runs = trace.grid(trace.profiles())
         assert {run.algo.objective for run in runs.values()} == set(OBJECTIVES)
         assert {run.algo.advantage for run in runs.values()} == set(ADVANTAGES)
-        of_numbers = {path.stem for path in CONF.glob("profile/*.yaml") if not path.stem.startswith("atari")}
-        assert {name.split()[0] for name in runs} == of_numbers | {"unshipped"}
-        assert {run.backend for run in runs.values()} == {"envpool", "gymnasium"}
-        assert len(set(runs.values())) == len(runs) == len(trace.profiles()) * len(trace.ALGOS) * len(trace.TASKS)
+        shipped = {path.stem for path in CONF.glob("profile/*.yaml")}
+        assert {name.split()[0] for name in runs} == shipped | {"unshipped"}
+        assert {run.backend for run in runs.values()} == {"envpool", "gymnasium", "ale"}
+        on_frames = [name for name, run in runs.items() if run.backend == "ale"]
+        assert {name.split()[0] for name in on_frames} == {name for name in shipped if name.startswith("atari")}
+        of_numbers = len(trace.profiles()) - 2
+        assert len(set(runs.values())) == len(runs) == 2 * 3 + of_numbers * len(trace.ALGOS) * len(trace.TASKS)
+
+    def test_a_lost_life_shows_in_a_games_lines(self) -> None:
+        runs = trace.grid([read(CONF / "profile" / "atari_ppo2.yaml")])
+        run = runs["atari_ppo2 clip_0.2 BreakoutNoFrameskip-v4 seed 0"]
+        blind = replace(run, profile=replace(run.profile, lost_life="goes_on"))
+        there, here = (trace.collect({"a game": one}) for one in (run, blind))
+        assert compare(there, there, NAMES) == []
+        (sentence,) = compare(there, here, NAMES)
+        assert sentence.startswith("a game, iteration 2: explained_variance")
 
     def test_the_same_code_twice_gives_the_same_text(self, traced: Lines) -> None:
         again = trace.collect(dict(reversed(RUNS.items())))

@@ -161,7 +161,8 @@ class Trainer:
         if profile.stepsize_schedule == "linear":
             self.stepsize = profile.stepsize * alpha
         self.optimiser.param_groups[0]["lr"] = self.stepsize
-        epsilon = algo.epsilon and algo.epsilon * (alpha if profile.epsilon_schedule == "linear" else 1)
+        annealed = alpha if profile.epsilon_schedule == "linear" else 1
+        epsilon = algo.epsilon and algo.epsilon * annealed
         over = np.concatenate(rollout.terminated[self.row] | rollout.truncated[self.row])
         over[(profile.segment or profile.horizon) - 1 :: profile.segment or profile.horizon] = True
         trajectory = np.array([over[:t].sum() for t in range(len(over))])
@@ -188,7 +189,8 @@ class Trainer:
             value = agent.value(x[i])
             error = (value - targets[i]) ** 2
             if profile.value_clip is not None:
-                clipped = values[i] + (value - values[i]).clamp(-profile.value_clip, profile.value_clip)
+                bound = profile.value_clip * annealed
+                clipped = values[i] + (value - values[i]).clamp(-bound, bound)
                 error = torch.max(error, (clipped - targets[i]) ** 2)
             return profile.value_coef * error.mean()
 

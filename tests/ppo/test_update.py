@@ -108,6 +108,7 @@ def test_update_with_another_advantage_is_the_plain_one(estimator, actors):
 
 def test_later_updates_carry_adam_beta_and_schedules_as_the_plain_ones_do():
     schedules = {"stepsize_schedule": "linear", "epsilon_schedule": "linear", "standardise": "rollout"}
+    schedules |= {"value_clip": 0.1}  # follows ε
     train_both(pack_of("Pendulum-v1", iterations=3, **schedules), iterations=3)
 
 
