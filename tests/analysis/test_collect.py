@@ -1,122 +1,35 @@
 """A dataset holds exactly what the records hold, or is not there: every trouble is refused by name."""
 
-import csv
-import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hydra import initialize_config_dir
+from collected import (
+    ITERATIONS,
+    OVERRIDES,
+    RUNS,
+    VARIANTS,
+    contents,
+    edit,
+    folders_of,
+    halve,
+    lines_of,
+    one_of,
+    rewrite,
+)
 
 from analysis import collect
 from analysis.dataset import FILES, RUN_COLUMNS, load
 from analysis.records import RecordError
-from experiments.compose import CONF
-from experiments.files import as_json
 from experiments.identity import code_id
-from experiments.manifest import Study, expand, freeze
 from experiments.record import ITERATION_COLUMNS
-from ppo.config import Algo
-from tests.conftest import small_run, train
-
-VARIANTS = {"plain": ("algo=unconstrained",), "mine/clip": ("algo=clip",)}
-OVERRIDES = ["profile.horizon=256", "profile.epochs=2"]
-RUNS = 5  # four of the study, and one of somebody else's
-ITERATIONS = 20  # of 256 env steps
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records of a study named `tiny`, two variants with two seeds, and of one run more."""
-    records = tmp_path_factory.mktemp("trained")
-    study = Study(("cartpole",), VARIANTS, seeds=(0, 1), env_steps=256 * ITERATIONS, profile="ppo1_2017_08")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        entries = freeze(records / "studies" / "tiny", expand(study, OVERRIDES), extend=False)
-    said = {"tables": ["scores"], "figures": [], "code_id": code_id(), "overrides": OVERRIDES}
-    (records / "studies" / "tiny" / "study.json").write_bytes(as_json(said))
-    other = small_run(2, ITERATIONS, env="CartPole-v1", algo=Algo("clip", epsilon=0.3))
-    train([*(entry.run.config for entry in entries), other], records)
-    return records
-
-
-@pytest.fixture
-def records(trained: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    shutil.copytree(trained, tmp_path / "records", ignore=shutil.ignore_patterns("code"))
-    return tmp_path / "records"
-
-
-@pytest.fixture
-def out(trained: Path, tmp_path: Path) -> Path:
-    """A dataset that was there before."""
-    collect.collect([str(trained)], trained, tmp_path / "out", [])
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def refused(out: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Collects, and gives the one sentence of a refusal, which has written nothing."""
-
-    def sentence(*arguments: Any) -> str:
-        before, beside = contents(out), sorted(out.parent.iterdir())
-        assert collect.main([*map(str, arguments), "--out", str(out)]) == 2
-        assert collect.main([*map(str, arguments), "--out", str(out.parent / "fresh")]) == 2
-        assert contents(out) == before
-        assert sorted(out.parent.iterdir()) == beside
-        said = capsys.readouterr()
-        first, again = said.err.splitlines()
-        assert first == again and first.startswith("error: ")
-        assert not said.out
-        return first
-
-    return sentence
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def folders_of(records: Path) -> list[Path]:
-    return sorted(path.parent for path in records.glob("runs/*/*/config.json"))
-
-
-def one_of(records: Path, name: str = "clip_0.2.s0") -> Path:
-    (folder,) = (folder for folder in folders_of(records) if name in folder.name)
-    return folder
-
-
-def edit(path: Path, **changes: Any) -> None:
-    """Of a JSON file; `config__seed` is a part of `config`."""
-    content = json.loads(path.read_text())
-    for name, value in changes.items():
-        *parts, last = name.split("__")
-        inner = content
-        for part in parts:
-            inner = inner[part]
-        inner[last] = value
-    path.write_text(json.dumps(content))
-
-
-def rewrite(folder: Path, name: str, lines: list[str], **done: Any) -> None:
-    """One of a run's tables, as if it had been trained so."""
-    text = "".join(f"{line}\n" for line in lines).encode()
-    (folder / "attempt-1" / f"{name}.csv").write_bytes(text)
-    edit(folder / "done.json", **{f"{name}_sha256": hashlib.sha256(text).hexdigest()}, **done)
-
-
-def lines_of(folder: Path, name: str) -> list[dict[str, str]]:
-    """A run's table by the csv module alone."""
-    with (folder / "attempt-1" / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 class TestTables:
@@ -276,156 +189,6 @@ class TestStudies:
         path = records / "studies" / "tiny" / name
         path.write_bytes(path.read_bytes()[:-20])
         assert "studies/tiny is not a whole study" in refused("tiny", "--records", records)
-
-
-def alter(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def halve(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def unfinish(folder: Path, rows: int = ITERATIONS) -> None:
-    """As it stood after so many iterations, in the middle of writing the next."""
-    (folder / "done.json").unlink()
-    for name in ("episodes", "iterations", "timing"):
-        path = folder / "attempt-1" / f"{name}.csv"
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[: rows + 1]) + "17,")
-
-
-DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "a byte of episodes.csv": ("broken", lambda run: alter(run / "attempt-1/episodes.csv"), "it was altered"),
-    "a byte of iterations.csv": ("broken", lambda run: alter(run / "attempt-1/iterations.csv"), "it was altered"),
-    "timing.csv gone": ("broken", lambda run: (run / "attempt-1/timing.csv").unlink(), "timing.csv"),
-    "a torn timing.csv": ("broken", lambda run: (run / "attempt-1/timing.csv").write_text(""), "Empty CSV file"),
-    "a torn config.json": ("broken", lambda run: halve(run / "config.json"), "JSONDecodeError"),
-    "config.json gone": ("broken", lambda run: (run / "config.json").unlink(), "config.json"),
-    "config.json of another kind": ("broken", lambda run: (run / "config.json").write_text("[]"), "TypeError"),
-    "a setting gone": ("broken", lambda run: edit(run / "config.json", config={}), "KeyError: 'algo'"),
-    "a word for a number": ("broken", lambda run: edit(run / "config.json", config__seed="x"), "'x'"),
-    "a torn done.json": ("broken", lambda run: halve(run / "done.json"), "JSONDecodeError"),
-    "an empty done.json": ("broken", lambda run: (run / "done.json").write_text("{}"), "KeyError: 'attempt'"),
-    "provenance.json gone": ("broken", lambda run: (run / "provenance.json").unlink(), "provenance.json"),
-    "the attempt gone": ("broken", lambda run: shutil.rmtree(run / "attempt-1"), "attempt-1"),
-    "another attempt": ("broken", lambda run: edit(run / "done.json", attempt=2), "attempt-2"),
-    "a foreign attempt": ("broken", lambda run: (unfinish(run), shutil.move(run / "attempt-1", run / "attempt-one")),
-                          "attempt-one"),
-    "never begun": ("missing", lambda run: (unfinish(run), shutil.rmtree(run / "attempt-1")), "was never begun"),
-    "claimed, not begun": ("missing", lambda run: (unfinish(run), (run / "attempt-1/timing.csv").unlink()),
-                           "was never begun"),
-    "in training": ("partial", lambda run: unfinish(run, rows=5), f"at env step {5 * 256}"),
-    "in its first iteration": ("partial", lambda run: unfinish(run, rows=0), "at env step 0"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_run_is_refused_by_name_or_left_out_by_name(
-    records: Path, out: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
-    kind, do, why = DAMAGES[damage]
-    do(folder := one_of(records))
-    said = refused(records)
-    assert said.startswith(f"error: 1 {kind}: {folder}")
-    assert why.replace("attempt-one", "") in said
-    assert said.endswith(f". To go on without them: --leave-out {kind}")
-    others = [other for other in collect.TROUBLES if other != kind]
-    assert refused(records, "--leave-out", *others).endswith(f"--leave-out {' '.join([*others, kind])}")
-
-    assert collect.main([str(records), "--out", str(out), "--leave-out", kind]) == 0
-    whole = [str(other) for other in folders_of(records) if other != folder]
-    assert list(load(out).runs["source"]) == whole
-    assert len(load(out).read("iterations")) == ITERATIONS * (RUNS - 1)
-    (named,) = load(out).note["left_out"][kind]
-    assert str(folder) in named
-    assert f"left out, 1 {kind}: {named}\n" in capsys.readouterr().out
-
-
-def test_all_troubles_are_told_at_once_and_many_are_counted(
-    records: Path, out: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collect, "SHOWN", 2)
-    folders = folders_of(records)
-    for folder in folders[:3]:
-        alter(folder / "attempt-1" / "episodes.csv")
-    unfinish(folders[3])
-    said = refused(records)
-    assert re.fullmatch(
-        f"error: 3 broken: {folders[0]}[^;]*; {folders[1]}[^;]* and 1 more [|] 1 partial: {folders[3]} at env step 5120"
-        ". To go on without them: --leave-out broken partial",
-        said,
-    )
-    arguments = [str(records), "--out", str(out), "--leave-out", "broken", "--leave-out", "partial"]
-    assert collect.main(arguments) == 0
-    assert list(load(out).runs["source"]) == [str(folders[4])]
-
-
-def test_nothing_finished_is_no_dataset(records: Path, refused: Callable[..., str]) -> None:
-    for folder in folders_of(records):
-        unfinish(folder)
-    assert "no finished run in" in refused(records, "--leave-out", "partial")
-    shutil.rmtree(records / "runs")
-    assert "no finished run in" in refused(records)
-
-
-class TestTwice:
-    @pytest.mark.parametrize("again", ["the same words", "a folder inside", "a copy", "another way to it", "its study"])
-    def test_a_run_counts_once(
-        self, records: Path, tmp_path: Path, out: Path, refused: Callable[..., str], again: str
-    ) -> None:
-        folder = one_of(records)
-        if again == "a copy":
-            shutil.copytree(folder, tmp_path / "copy")
-        (tmp_path / "link").symlink_to(folder)
-        second = {"the same words": folder, "a folder inside": folder.parent, "a copy": tmp_path / "copy",
-                  "another way to it": tmp_path / "link", "its study": "tiny"}[again]  # fmt: skip
-        said = refused(folder, second, "--records", records)
-        assert said.startswith("error: 1 twice: ") and f" is {folder} again" in said
-        arguments = [str(folder), str(second), "--records", str(records), "--out", str(out), "--leave-out", "twice"]
-        assert collect.main(arguments) == 0
-        assert list(load(out).runs["source"]).count(str(folder)) == 1
-        assert load(out).runs["run"].is_unique
-        assert len(load(out).note["left_out"]["twice"]) == 1
-
-    def test_the_whole_one_counts_wherever_it_stands(self, records: Path, tmp_path: Path, out: Path) -> None:
-        shutil.copytree(whole := one_of(records), half := tmp_path / "half")
-        unfinish(half)
-        assert collect.main([str(half), str(whole), "--out", str(out), "--leave-out", "partial"]) == 0
-        assert list(load(out).runs["source"]) == [str(whole)]
-
-
-MIXED = {
-    "versions of the task": ({"config__env__id": "CartPole-v0"}, "CartPole-v0, CartPole-v1"),
-    "profiles": ({"names__profile": "modern"}, "modern, test"),
-    "code ids": ({"code_id": "0123456789ab"}, "0123456789ab"),
-    "budgets": ({"config__env_steps": 4096}, "4096, 5120"),
-    "kinds of numerics": ({"config__numerics": "fast"}, "exact, fast"),
-    "backends": ({"config__backend": "gymnasium"}, "envpool, gymnasium"),
-    "settings": (
-        {"config__profile__gamma": 0.5, "config__algo__gae_lambda": 1.0},
-        "algo.gae_lambda=0.95, algo.gae_lambda=1.0, profile.gamma=0.5, profile.gamma=0.99",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", MIXED)
-def test_two_kinds_under_one_name_are_refused(records: Path, refused: Callable[..., str], what: str) -> None:
-    changes, values = MIXED[what]
-    edit(one_of(records) / "config.json", **changes)
-    said = refused(records)
-    assert said.startswith(f"error: clip_0.2 on CartPole has runs of several {what}: ")
-    assert values in said
-    assert code_id() in said or what != "code ids"
-    edit(one_of(records) / "config.json", names__variant="another name")
-    collect.collect([str(records)], records, records.parent / "apart", [])
-
-
-def test_one_seed_twice_under_one_name_is_refused(records: Path, refused: Callable[..., str]) -> None:
-    edit(one_of(records) / "config.json", config__seed=1)
-    assert "clip_0.2 on CartPole-v1 has seed 1 more than once" in refused(records)
 
 
 class TestOut:
