@@ -18,7 +18,7 @@ class Standing:
 
     state: str  # done | diverged | failed | running | stopped (begun, nobody at work) | missing
     iteration: int = 0
-    note: str = ""  # running: who and where; failed: the line of its error; done: its score
+    note: str = ""  # running: who and where; failed: the line of its error; missing, stopped: why; done: its score
     steps_per_second: float = 0.0  # of the run's whole pack, while it runs
 
 

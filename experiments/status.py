@@ -2,18 +2,20 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from experiments.launch import launches_of
+from experiments.launch import Launch, launches_of
 from experiments.manifest import Entry, read_manifest
 from experiments.slurm import Queued, in_queue
 from experiments.standing import Standing, standings
@@ -24,6 +26,7 @@ COMPLETE = ("done", "diverged")
 WATCH_SECONDS = 5.0
 SHOWN = 20  # of the runs that want a person's eye
 PIPED_WIDTH = 200  # columns
+LOG_END = 4096  # bytes of a task's log in which its last words are looked for
 
 
 def study_folder(name: str, records: Path) -> Path:
@@ -42,10 +45,16 @@ def look(study: Path) -> list[tuple[Entry, Standing]]:
         return [(entry, Standing("missing")) for entry in entries]
     written = json.loads((study / "study.json").read_text())
     stands = standings(entries, study.parent.parent, written["code_id"])
-    waiting = {}
-    if any(launch.head()["cluster"] == "slurm" for launch in launches_of(study)):
+    waiting, launches = {}, launches_of(study)
+    if any(launch.head()["cluster"] == "slurm" for launch in launches):
         waiting = in_queue(study)
-    return [(entry, queued(stand, waiting.get(entry.run_id))) for entry, stand in zip(entries, stands, strict=True)]
+    stands = [queued(stand, waiting.get(entry.run_id)) for entry, stand in zip(entries, stands, strict=True)]
+    idle = {entry.run_id for entry, stand in zip(entries, stands, strict=True) if stand.state in ("missing", "stopped")}
+    why = refusals(launches[0], idle) if launches and idle else {}
+    return [
+        (entry, replace(stand, note=why[entry.run_id]) if entry.run_id in why else stand)
+        for entry, stand in zip(entries, stands, strict=True)
+    ]
 
 
 def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:
@@ -56,6 +65,26 @@ def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:
     if seen.state == "RUNNING":
         return replace(stand, state="running", note=f"job {name} on {seen.node}")
     return replace(stand, state="queued", note=f"job {name} ({seen.reason})")
+
+
+def refusals(launch: Launch, idle: Set[str]) -> dict[str, str]:
+    """Of these run ids, those whose task gave up before it trained: the last line of its log, which says why."""
+    found: dict[str, str] = {}
+    for index, task in enumerate(launch.tasks()):
+        if (runs := {run for pack in task for run in pack} & idle) and (line := last_line(log := launch.log(index))):
+            found |= dict.fromkeys(runs, f"{line} ({log})")
+    return {run: line for run, line in found.items() if line.startswith("error: ")}
+
+
+def last_line(log: Path) -> str:
+    """Of a task's own words: SLURM's, which follow them, are left out. Nothing if there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_END))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line and not line.startswith(("srun: ", "slurmstepd: "))), "")
 
 
 def counts(stands: Iterable[Standing]) -> dict[str, int]:
@@ -88,12 +117,12 @@ def table(study: str, stands: Sequence[tuple[Entry, Standing]]) -> Group:
         grid.add_row(variant, *cells)
     lines = [
         f"{stand.state}: {entry.folder_name} at {stand.iteration / entry.run.config.iterations:.0%}, {stand.note}"
-        for state in ("failed", "running", "queued")
+        for state in ("failed", "stopped", "missing", "running", "queued")
         for entry, stand in stands
-        if stand.state == state
+        if stand.state == state and stand.note
     ]
     more = [f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return Group(grid, *lines[:SHOWN], *more)
+    return Group(grid, *map(Text, [*lines[:SHOWN], *more]))
 
 
 def main() -> None:

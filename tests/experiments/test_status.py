@@ -127,6 +127,17 @@ def test_a_job_that_runs_but_has_not_begun_a_run_counts_as_running() -> None:
     assert queued(Standing("done"), ("77_3", Queued("PENDING", "", "Priority"))).state == "done"
 
 
+def test_what_a_task_refused_stands_beside_its_runs(study: Path) -> None:
+    log = study / "launches/1/logs/0.log"
+    told = f"error: device=cuda, but there is no GPU ({log})"
+    log.write_text("words\nerror: device=cuda, but there is no GPU\nsrun: error: n1: task 0: Exited with exit code 2\n")
+    notes = {stand.state: stand.note for _, stand in look(study)}
+    assert (notes["missing"], notes["stopped"], notes["failed"]) == (told, told, "ValueError: no")
+    with log.open("a") as file:
+        file.write("training\n")  # another turn: what it was refused is past
+    assert {stand.state: stand.note for _, stand in look(study)}["missing"] == ""
+
+
 def test_a_half_written_line_of_timing_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "timing.csv"
     path.write_text(
