@@ -20,7 +20,7 @@ from analysis.dataset import Dataset, load
 from analysis.figures import gradients, style
 from analysis.records import RecordError
 from analysis.results import Results
-from experiments.gradients_rungs import RUNGS
+from experiments.gradients.rungs import RUNGS
 
 ROOT = Path(__file__).parents[2]
 TASKS = tuple(invented.TASKS)

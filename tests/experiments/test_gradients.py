@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import gradients, gradients_play, gradients_rungs
-from experiments.gradients import COLUMNS, main, rows, text_of
-from experiments.gradients_play import Critics, Episodes, Policy, fit_critics, perturbed, play, to_go
-from experiments.gradients_rungs import GAMMA, REFERENCES, RUNGS, blocks_of, effective_episodes, episode_gradients
-from experiments.gradients_statistics import BATCH, Blocks, facts
+from experiments.gradients import __main__, rungs
+from experiments.gradients import play as play_module
+from experiments.gradients.__main__ import COLUMNS, main, rows, text_of
+from experiments.gradients.play import Critics, Episodes, Policy, fit_critics, perturbed, play, to_go
+from experiments.gradients.rungs import GAMMA, REFERENCES, RUNGS, blocks_of, effective_episodes, episode_gradients
+from experiments.gradients.statistics import BATCH, Blocks, facts
 from ppo.config import Algo, Env, RunConfig
 from ppo.pack import Pack
 from tests.conftest import profile_of
@@ -110,7 +111,7 @@ def test_blocks_hold_the_means_however_episodes_are_cut(
     policy, other, critics, episodes = played
     every = torch.stack(list(episode_gradients(policy, other, critics, episodes, RUNGS.values()))).double()
     for size in (1, int(episodes.lengths.max()) * 2, 10**6):
-        monkeypatch.setattr(gradients_rungs, "CHUNK", size)
+        monkeypatch.setattr(rungs, "CHUNK", size)
         found = blocks_of(policy, other, critics, [episodes, episodes], RUNGS)
         for each, blocks in zip(every, found.values(), strict=True):
             near = {"rtol": 1e-3, "atol": 1e-4 * float(each.abs().max())}
@@ -233,7 +234,7 @@ def test_no_bias_of_episodes_shared_with_the_reference() -> None:
 def measured() -> Iterator[dict[str, dict[str, float]]]:
     """The untrained CartPole policy's rows, by rung; `to discounted` has facts against the discounted reference."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients_play, "EPOCHS", 5)
+        patch.setattr(play_module, "EPOCHS", 5)
         yield {row["rung"]: row for row in rows(policy_of("CartPole-v1"), "test", 60_000)}
 
 
@@ -299,7 +300,7 @@ def test_mistakes_are_one_sentence(
 
 def test_a_stage_never_reached_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    monkeypatch.setattr(gradients, "TRAINING", 2048)
+    monkeypatch.setattr(__main__, "TRAINING", 2048)
     assert main(["--out", str(tmp_path / "x.csv")]) == 2
     said = capsys.readouterr().err
     assert said == (

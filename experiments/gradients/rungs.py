@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.gradients_play import Critics, Episodes, Policy
-from experiments.gradients_statistics import Blocks
+from experiments.gradients.play import Critics, Episodes, Policy
+from experiments.gradients.statistics import Blocks
 from ppo import advantages, objectives
 from ppo.config import Algo
 

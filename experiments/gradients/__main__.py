@@ -4,7 +4,7 @@ python -m experiments.gradients --out FILE.csv [--env-steps N]
 
 One run of clip 0.2 per task gives three policies: untrained, half-trained, nearly trained. Of each, whole episodes are
 played, and every rung turns the same episodes into an estimate of the gradient of the expected return. The table has a
-row per task, policy and rung; its columns are explained in `COLUMNS` and in `experiments.gradients_statistics.facts`.
+row per task, policy and rung; its columns are explained in `COLUMNS` and in `experiments.gradients.statistics.facts`.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import torch
 
 from experiments.compose import CONF, resolved_backend
 from experiments.files import write_durably
-from experiments.gradients_play import Policy, fit_critics, perturbed, play
-from experiments.gradients_rungs import GAMMA, KNOWN, REFERENCES, RUNGS, blocks_of, effective_episodes, on_policy
-from experiments.gradients_statistics import BATCH, facts
+from experiments.gradients.play import Policy, fit_critics, perturbed, play
+from experiments.gradients.rungs import GAMMA, KNOWN, REFERENCES, RUNGS, blocks_of, effective_episodes, on_policy
+from experiments.gradients.statistics import BATCH, facts
 from experiments.profiles import read
 from experiments.runner import Interrupted, Interrupts
 from ppo.config import Algo, Env, RunConfig, UserError
@@ -42,7 +42,7 @@ EPISODES = 4096  # per policy, at most
 COLUMNS = {
     "task": "registered name",
     "policy": "initial | half | late",
-    "rung": "in experiments.gradients_rungs.RUNGS",
+    "rung": "in experiments.gradients.rungs.RUNGS",
     "return": "mean return of an episode of the policy",
     "episode_length": "its mean length, env steps",
     "episodes": "how many the estimate was measured on",
