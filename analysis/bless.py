@@ -65,8 +65,16 @@ def check(dataset: Dataset) -> None:
         )
 
 
+ENCODINGS = {"env_step": "DELTA_BINARY_PACKED", "length": "DELTA_BINARY_PACKED", "return": "BYTE_STREAM_SPLIT"}
+"""Of episodes: half the size of what Parquet does unasked."""
+
+
 def compact(folder: Path) -> None:
     """Diagnostics as float32: a third of the size, and more than any test of them needs. Episodes stay exact."""
+    episodes = pq.read_table(folder / "episodes.parquet")
+    pq.write_table(
+        episodes, folder / "episodes.parquet", compression="zstd", use_dictionary=["run"], column_encoding=ENCODINGS
+    )
     path = folder / "iterations.parquet"
     table = pq.read_table(path)
     schema = pa.schema([

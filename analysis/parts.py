@@ -71,7 +71,10 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     place = place_of_study(study)
     folders = {path.name.rpartition("-")[2]: path for path in place.folders if (path / "done.json").exists()}
     stored = load(out).runs if any(out.glob("*/*/dataset.json")) else pd.DataFrame(columns=["run_id"])
-    note = {"schema": SCHEMA, "sources": [study.name], "columns": RUN_COLUMNS, "study": place.study, "left_out": {}}
+    assert place.study is not None
+    asked = [words for words in place.study["overrides"] if not words.startswith("records=")]  # a place, not a setting
+    about = {**place.study, "overrides": asked}
+    note = {"schema": SCHEMA, "sources": [study.name], "columns": RUN_COLUMNS, "study": about, "left_out": {}}
     written, waiting = [], 0
     for ids in cells_of(study).values():
         fresh = [run_id for run_id in ids if run_id not in set(stored["run_id"])]

@@ -29,7 +29,7 @@ def begin(records: Path, seeds: tuple[int, ...]) -> list[Entry]:
     study = Study(("cartpole", "invertedpendulum"), VARIANTS, seeds, env_steps=512, profile="ppo1_2017_08")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         entries = freeze(records / "studies" / "small", expand(study, OVERRIDES), extend=True)
-    said = {"tables": [], "figures": [], "code_id": code_id(), "overrides": OVERRIDES}
+    said = {"tables": [], "figures": [], "code_id": code_id(), "overrides": [*OVERRIDES, f"records={records}"]}
     (records / "studies" / "small" / "study.json").write_bytes(as_json(said))
     return entries
 
@@ -64,6 +64,7 @@ def test_finished_cells_become_parts_once(records: Path, tmp_path: Path) -> None
     first = ["CartPole-v1/plain.s0-1", "InvertedPendulum-v4/plain.s0-1", "CartPole-v1/mine-clip.s0-1"]
     assert grown(records, out) == (first, 1)
     assert load(out).note["left_out"] == {"missing": ["mine/clip on InvertedPendulum-v4"]}
+    assert load(out).note["study"]["overrides"] == OVERRIDES
     before = digests(out)
     assert grown(records, out) == ([], 1)
     train([begin(records, (0, 1))[-1].run.config], records)
@@ -97,7 +98,7 @@ def test_all_parts_are_the_dataset_that_collect_makes(records: Path, tmp_path: P
     collect(["small"], records, tmp_path / "whole", ())
     found, whole = load(out), load(tmp_path / "whole")
     assert found.note["left_out"] == {}
-    assert found.note["study"] == whole.note["study"]
+    assert found.note["study"] == {**whole.note["study"], "overrides": OVERRIDES}
     for ours, theirs in ((found.runs, whole.runs), (found.read("episodes"), whole.read("episodes"))):
         keys = ["run", "env_step"] if "env_step" in ours else ["run"]
         sides = [frame.astype({"run": str}).sort_values(keys, ignore_index=True) for frame in (ours, theirs)]

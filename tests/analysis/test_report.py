@@ -11,6 +11,8 @@ import pytest
 from invented import write
 
 from analysis import report
+from analysis.baseline import FOLDER as BASELINES
+from tests.conftest import ROOT
 
 PAPER = ("unconstrained", "clip_0.1", "clip_0.2", "random")
 
@@ -141,3 +143,13 @@ def test_a_report_replaces_the_one_before_it(dataset: Path, tmp_path: Path) -> N
     assert report.main([str(dataset), "--out", str(out)]) == 0
     assert not (out / "tables" / "gone.md").exists()
     assert (out / "index.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_committed_report_is_of_the_committed_data(tmp_path: Path) -> None:
+    made = rendered(BASELINES / "table1", tmp_path / "report", "1")
+    stored = ROOT / "analysis" / "reports" / "table1"
+    assert made.keys() == {str(path.relative_to(stored)) for path in stored.rglob("*") if path.is_file()}
+    other = [name for name, content in made.items() if (stored / name).read_bytes() != content]
+    assert not other, (
+        "of other data: run python -m analysis.report analysis/baselines/table1 --out analysis/reports/table1"
+    )
