@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tools import CLEANRL, RAY, SB3, broken, raw_monitors, read_one, rows_of, stepped
+from tools_read import CLEANRL, RAY, SB3, broken, raw_monitors, read_one, rows_of, stepped
 
 from analysis.sources.records import Broken
 from analysis.sources.tensorboard import LONGEST, masked_crc, scalars
