@@ -149,15 +149,19 @@ def process_start(pid: int) -> str | None:
 
 
 def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
-    """A claim is a folder first and a name a moment later."""
+    """A claim is a folder first and a name a moment later; and it may be taken away at any moment."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > deadline or not path.parent.exists():
-            return None
+    while True:
+        try:
+            return read_json(path)
+        except FileNotFoundError:
+            if time.monotonic() > deadline or not path.parent.exists():
+                return None
         time.sleep(0.05)
-    return read_json(path)
 
 
 def heartbeat(folder: Path) -> str:
-    path = folder / "heartbeat"
-    return path.read_text() if path.exists() else ""
+    try:
+        return (folder / "heartbeat").read_text()
+    except FileNotFoundError:
+        return ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from experiments import claims
 from experiments.claims import Claim, Heartbeat, Taken, claim_all, live_owners, numbered
+from experiments.files import read_json
 from tests.conftest import ROOT
 
 BEAT = 0.4
@@ -157,20 +159,32 @@ def test_of_many_threads_one_wins(tmp_path: Path) -> None:
         if number % 2:
             held_by(path, 3, pid=-1)
         start = threading.Barrier(8)
-        won: list[Claim] = []
+        told: list[Claim | Taken] = []
 
-        def race(path: Path = path, start: threading.Barrier = start, won: list[Claim] = won) -> None:
+        def race(path: Path = path, start: threading.Barrier = start, told: list[Claim | Taken] = told) -> None:
             start.wait()
-            if isinstance(claim := take(path), Claim):
-                won.append(claim)
+            told.append(take(path))
 
         threads = [threading.Thread(target=race) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(won) == 1
-        assert names(path).count(won[0].folder.name) == 1
+        assert len(told) == 8
+        (won,) = [claim for claim in told if isinstance(claim, Claim)]
+        assert names(path).count(won.folder.name) == 1
+
+
+def test_a_claim_taken_away_while_it_is_read_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_by(tmp_path / "run", 1, pid=-1)
+    (folder,) = tmp_path.iterdir()
+
+    def too_late(path: Path) -> dict[str, object]:
+        shutil.rmtree(folder)
+        return read_json(path)
+
+    monkeypatch.setattr(claims, "read_json", too_late)
+    assert claims.live_owners([folder]) == [None]
 
 
 RACER = """
