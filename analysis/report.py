@@ -85,13 +85,9 @@ def notes(results: Results) -> list[str]:
     """What to know of the published numbers beside ours."""
     if not results.paper_rows:
         return []
-    won, printed = published.games_won(published.table6()[["a2c", "acer", "ppo"]]), published.table2().loc[2]
     return [
         "The paper's Table 1 does not say whether its random policy draws uniform actions or is the untrained network, "
         "nor whether its best result is a variant's mean or a single run; --random and --best choose.",
-        f"Counted from the paper's printed Table 6, A2C wins {won['a2c']}, ACER {won['acer']}, PPO {won['ppo']} games, "
-        f"and {won['tie']} are ties; its Table 2 prints {printed['a2c']}, {printed['acer']}, {printed['ppo']} and "
-        f"{printed['tie']}: Pong, 20.7 for both ACER and PPO, must have been ACER's before rounding.",
     ]
 
 

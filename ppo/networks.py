@@ -33,10 +33,19 @@ class Network:
     (action dimensions, or logits); hidden layers from the profile.
     Heads are at least two columns wide, the unused one sliced off and never moved: for a single column and a single run
     MKL picks another kernel, and a run alone would differ from itself in a pack in the last bit.
+    Layers that frames pass, heads apart, are computed in `precision`; parameters, gradients and all else are float32.
     """
 
-    def __init__(self, observation_shape: tuple[int, ...], output_size: int, gaussian: bool, profile: Profile):
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        output_size: int,
+        gaussian: bool,
+        profile: Profile,
+        precision: torch.dtype = torch.float32,
+    ):
         self.output_size = output_size
+        self.precision = precision
         self.convolutions = CONVOLUTIONS[profile.convolutions]
         if bool(self.convolutions) != (len(observation_shape) == 3):
             wanted = "frames, which need" if len(observation_shape) == 3 else "numbers, not frames; they cannot have"
@@ -121,21 +130,27 @@ class Network:
         return policy, self._head(parameters, "value", other)[..., 0]
 
     def _hidden(self, parameters: Mapping[str, Array], trunk: str, x: Array) -> Array:
-        activation: Any = (TORCH if isinstance(x, Tensor) else NUMPY)[self.activation]
         if self.convolutions:
-            x = self._features(parameters, trunk, x)
+            return self._seen(parameters, trunk, x)
+        activation: Any = (TORCH if isinstance(x, Tensor) else NUMPY)[self.activation]
         for layer in range(self.layers):
             x = activation(linear(x, parameters[f"{trunk}.{layer}.weight"], parameters[f"{trunk}.{layer}.bias"]))
         return x
 
-    def _features(self, parameters: Mapping[str, Any], trunk: str, frames: Any) -> Any:
-        """frames: (R, B, C, H, W) uint8 → (R, B, features)."""
-        x = frames / 255
-        for layer, (_, kernel, stride) in enumerate(self.convolutions):
-            name = f"{trunk}.convolution{layer}"
-            x = convolution(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"], kernel, stride)
-            x = TORCH[self.activation](x)
-        return x.reshape(*x.shape[:2], -1)
+    def _seen(self, parameters: Mapping[str, Any], trunk: str, frames: Any) -> Any:
+        """What a trunk makes of frames, (R, B, C, H, W) uint8 → (R, B, units) float32."""
+
+        def layer(name: str) -> tuple[Tensor, Tensor]:
+            weight, bias = parameters[f"{trunk}.{name}.weight"], parameters[f"{trunk}.{name}.bias"]
+            return weight.to(self.precision), bias.to(self.precision)
+
+        activation, x = TORCH[self.activation], frames.to(self.precision) / 255
+        for number, (_, kernel, stride) in enumerate(self.convolutions):
+            x = activation(convolution(x, *layer(f"convolution{number}"), kernel, stride))
+        x = x.reshape(*x.shape[:2], -1)
+        for number in range(self.layers):
+            x = activation(linear(x, *layer(str(number))))
+        return x.float()
 
     def _head(self, parameters: Mapping[str, Array], head: str, x: Array) -> Array:
         return linear(x, parameters[f"{head}.head.weight"], parameters[f"{head}.head.bias"])

@@ -1,7 +1,8 @@
 """`numerics`: exact or fast, a setting of the run, never detected.
 
 exact runs eagerly, and a run gives the same bytes alone and in any pack. fast compiles the update: the same mathematics
-rounded otherwise, so it promises equality only for the same pack on the same machine and software.
+rounded otherwise, so it promises equality only for the same pack on the same machine and software. Frames pass its
+convolutions in bfloat16, whose 8 bits of mantissa are too few for parameters and enough for pixels.
 """
 
 import os
@@ -28,6 +29,11 @@ def prepare(numerics: str) -> None:
         # Inductor caches pickles; its default place under /tmp has a name anyone can take first.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))
         torch.compiler.reset()
+
+
+def precision(numerics: str) -> torch.dtype:
+    """Of convolutions."""
+    return torch.bfloat16 if numerics == "fast" else torch.float32
 
 
 def variant(function: F, numerics: str) -> F:

@@ -15,7 +15,7 @@ from ppo.config import OBJECTIVES, RunConfig, UserError, pack_key
 from ppo.environments import MAX_SEED, Environments
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter, RewardScale
-from ppo.numerics import prepare
+from ppo.numerics import precision, prepare
 from ppo.optimisers import optimiser
 from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
 from ppo.randomness import generator
@@ -52,7 +52,8 @@ class Pack:
             )
         self.distribution_class = distribution_class(self.profile.policy, spaces.discrete, self.runs[0].env.id)
         gaussian = self.distribution_class is Gaussian
-        self.network = Network(spaces.observation_shape, spaces.action_size, gaussian, self.profile)
+        shapes = spaces.observation_shape, spaces.action_size
+        self.network = Network(*shapes, gaussian, self.profile, precision(self.numerics))
         start = [initialise(self.network, self.profile, generator(run.seed, "weights")) for run in self.runs]
         self.flat = torch.from_numpy(np.stack(start)).to(self.device)
         separate = self.profile.value_fit == "separate"

@@ -14,6 +14,7 @@ from ppo.atari import FIRE, Ale
 from ppo.config import Algo, Env, RunConfig, UserError
 from ppo.environments import Environments
 from ppo.networks import Network, initialise
+from ppo.numerics import precision
 from ppo.pack import Pack
 from ppo.rollout import collect
 from ppo.train import train
@@ -190,6 +191,23 @@ def test_kernels_start_orthogonal() -> None:
     torch.testing.assert_close(kernels.T @ kernels, 2 * torch.eye(32), rtol=1e-4, atol=1e-5)
     assert network.size == sum(math.ceil(math.prod(s) / 16) * 16 for s in network.shapes.values())
     assert network.views(flat)["trunk.0.weight"].shape == (1, 7 * 7 * 64, 512)
+
+
+def test_bfloat16_rounds_what_frames_become_and_no_parameter() -> None:
+    """`fast` has outputs and gradients of `exact` to the rounding of 8 bits, both float32."""
+    profile = profile_of("atari_ppo2")
+    x = torch.from_numpy(np.random.default_rng(9).integers(256, size=(2, 64, 4, 84, 84), dtype=np.uint8))
+    found = []
+    for numerics in ("exact", "fast"):
+        network = Network((4, 84, 84), 6, False, profile, precision(numerics))
+        flat = np.stack([initialise(network, profile, np.random.default_rng(seed)) for seed in range(2)])
+        leaves = {name: view.detach().requires_grad_() for name, view in network.views(torch.from_numpy(flat)).items()}
+        policy, value = network.policy_and_value(leaves, x)
+        gradient = network.gradient(leaves, value.square().mean(1).sum() + policy.square().mean((1, 2)).sum())
+        assert {policy.dtype, value.dtype, gradient.dtype} == {torch.float32}
+        found.append((policy, value, gradient))
+    for exact, fast in zip(*found, strict=True):
+        assert 0 < (fast - exact).norm() < 0.02 * exact.norm()
 
 
 # Packs and records
