@@ -39,11 +39,15 @@ def cells_of(study: Path) -> dict[Cell, list[str]]:
 
 
 def finished(folders: Iterable[Path], variants: dict[str, str]) -> list[Collected]:
-    """The runs of these folders; RecordError if one is not what its digests say."""
+    """The runs of these folders; RecordError if one is not what its digests say. Their place is told from their records
+    on: where those lie on this machine is nobody's business who reads the repository."""
     try:
-        return [read_run(folder, variants) for folder in folders]
+        runs = [read_run(folder, variants) for folder in folders]
     except Broken as broken:
         raise RecordError(str(broken)) from broken
+    for run in runs:
+        run.row["source"] = Path(*Path(run.row["source"]).parts[-3:]).as_posix()
+    return runs
 
 
 def write_part(runs: Sequence[Collected], note: dict[str, Any], out: Path) -> Path:
