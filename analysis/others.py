@@ -12,6 +12,7 @@ from analysis.scores import EPISODES
 from analysis.statistics import LEVEL
 from analysis.tables import Table, returns
 
+OURS = "this suite"
 OVER_SEEDS = "population std (ddof=0) over seeds"
 
 
@@ -44,13 +45,31 @@ def published_scores(results: Results) -> Table:
     return Table("published", "What others published", caption, shown, found)
 
 
+def in_short(results: Results) -> Table:
+    """The same, a row per task: means and intervals alone."""
+    found = published_scores(results).values
+    ends = zip(found["low"], found["high"], strict=True)
+    intervals = [f" [{returns(low)}, {returns(high)}]" if np.isfinite(low) else "" for low, high in ends]
+    said = found.assign(said=found["mean"].map(returns) + intervals)
+    rows = []
+    for task, cells in said.groupby("env", sort=False):
+        ours = cells["library"] == OURS
+        theirs = [f"{who.split()[0]} {score}" for who, score in cells.loc[~ours, ["library", "said"]].to_numpy()]
+        rows.append({"task": f"{task}-{cells['env_version'].iloc[0]}", OURS: ", ".join(cells.loc[ours, "said"]),
+                     "others": "; ".join(theirs)})  # fmt: skip
+    caption = (
+        f"Scores after 1 M env steps, clipping at ε = 0.2, each with the {LEVEL:.0%} interval of its mean over seeds."
+    )
+    return Table("published_in_short", "What others published", caption, pd.DataFrame(rows), found)
+
+
 def own_scores(results: Results, tasks: Sequence[str]) -> pd.DataFrame:
     """Our clip_0.2 on these tasks (named without version), as others print theirs."""
     rows, profiles = [], results.runs.loc[results.runs["variant"] == published.WINNER, "profile"].unique()
     for environment, runs in results.raw.get(published.WINNER, {}).items():
         task, _, version = environment.rpartition("-")
         if task in tasks:
-            rows.append({"library": "this suite", "algo": published.WINNER, "env": task, "env_version": version,
+            rows.append({"library": OURS, "algo": published.WINNER, "env": task, "env_version": version,
                          "steps": 1_000_000, "seeds": runs.size, "mean": runs.mean(), "spread": runs.std(),
                          "spread_kind": f"{OVER_SEEDS} of per-seed mean of the last {EPISODES} training episodes",
                          "note": f"profile {', '.join(profiles)}"})  # fmt: skip

@@ -15,6 +15,11 @@ from analysis.results import Results
 from analysis.scores import SCALING, UNTRAINED
 from analysis.tables import markdown
 
+MEANING = (
+    "Mind what is compared: a last tenth of training is not the last 100 episodes. What each number means, and of how "
+    "many seeds, stands in the [report](analysis/reports/table1/report.md)."
+)
+
 
 def comparable(dataset: Dataset) -> Dataset:
     """The runs of Table 1's settings and of the reference policies on those tasks where every setting that has begun
@@ -64,7 +69,7 @@ def curves_picture(dataset: Dataset) -> Figure:
 def section(dataset: Dataset) -> str:
     """The README's section, Markdown."""
     results, everything = Results(comparable(dataset)), Results(dataset)
-    theirs = [] if others.others_scores(everything).empty else [markdown(others.published_scores(everything))]
+    theirs = [] if others.others_scores(everything).empty else [markdown(others.in_short(everything)), MEANING]
     parts = [
         "## Table 1",
         *(f"> **Partial.** {line}" for line in lacking(dataset)),

@@ -197,6 +197,10 @@ class TestPublished:
         theirs = table[table["mean"] == 1442.64].iloc[0]  # ± 46.03 of 3 seeds, which is 56.37 with ddof=1
         assert [theirs["low"], theirs["high"]] == pytest.approx([1302.6, 1582.7], abs=0.1)
         assert not table["algo"].str.contains("KL").any()
+        (row,) = others.in_short(Results(found.dataset)).shown.to_dict("records")
+        assert row["task"] == "HalfCheetah-v4"
+        assert row["this suite"].startswith(f"{first['mean']:,.1f}"[:3])
+        assert row["others"].startswith("CleanRL 1,443 [1,303, 1,583]; KLip-PPO 1,955 [")
 
 
 class TestRuns:

@@ -1,4 +1,4 @@
-"""The planted bugs still fit the code, and the README says of them what was measured."""
+"""The planted bugs still fit the code, and their README says of them what was measured."""
 
 import subprocess
 
@@ -26,4 +26,4 @@ def test_every_bug_was_measured_with_all_its_seeds() -> None:
 
 
 def test_the_readme_has_the_table_that_was_measured() -> None:
-    assert bugs_table(*stored()) in (ROOT / "README.md").read_text()
+    assert bugs_table(*stored()) in (HERE / "README.md").read_text()
