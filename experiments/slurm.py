@@ -231,14 +231,18 @@ class Queued:
     reason: str
 
 
+class Silent(UserError):
+    """squeue does not answer."""
+
+
 def queue() -> dict[tuple[str, int], Queued]:
     """All array tasks of mine that are pending or running: (job id, index) → what squeue says.
 
-    Raises UserError where squeue cannot be asked: guessing could train a run twice.
+    Raises Silent where squeue cannot be asked: guessing could train a run twice.
     """
     answer = ask("squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%N|%r|%j")
     if answer is None:
-        raise UserError("squeue does not answer; what is queued is unknown, so nothing was done")
+        raise Silent("squeue does not answer; what is queued is unknown, so nothing was done")
     found = {}
     for line in answer.splitlines():
         job, index, state, node, reason, _ = line.split("|", 5)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from experiments.launch import Launch, launches_of
 from experiments.manifest import Entry, read_manifest
-from experiments.slurm import Queued, in_queue
+from experiments.slurm import Queued, Silent, in_queue
 from experiments.standing import Standing, standings
 from ppo.config import UserError, near_matches
 
@@ -38,16 +38,18 @@ def study_folder(name: str, records: Path) -> Path:
     return records / "studies" / name
 
 
-def look(study: Path) -> list[tuple[Entry, Standing]]:
+Waiting = Mapping[str, tuple[str, Queued]]
+
+
+def look(study: Path, asked: Callable[[Path], Waiting] = in_queue) -> list[tuple[Entry, Standing]]:
     """Every run of the study and how it stands, the queue included where there is one."""
     entries = read_manifest(study)
     if not (study / "study.json").exists():
         return [(entry, Standing("missing")) for entry in entries]
     written = json.loads((study / "study.json").read_text())
     stands = standings(entries, study.parent.parent, written["code_id"])
-    waiting, launches = {}, launches_of(study)
-    if any(launch.head()["cluster"] == "slurm" for launch in launches):
-        waiting = in_queue(study)
+    launches = launches_of(study)
+    waiting = asked(study) if any(launch.head()["cluster"] == "slurm" for launch in launches) else {}
     stands = [queued(stand, waiting.get(entry.run_id)) for entry, stand in zip(entries, stands, strict=True)]
     idle = {entry.run_id for entry, stand in zip(entries, stands, strict=True) if stand.state in ("missing", "stopped")}
     why = refusals(launches[0], idle) if launches and idle else {}
@@ -55,6 +57,14 @@ def look(study: Path) -> list[tuple[Entry, Standing]]:
         (entry, replace(stand, note=why[entry.run_id]) if entry.run_id in why else stand)
         for entry, stand in zip(entries, stands, strict=True)
     ]
+
+
+def look_anyway(study: Path) -> tuple[list[tuple[Entry, Standing]], str]:
+    """What the folders alone tell where squeue does not answer, and a sentence that says so."""
+    try:
+        return look(study), ""
+    except Silent:
+        return look(study, lambda _: {}), "squeue does not answer: runs that wait in its queue are shown as missing"
 
 
 def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:
@@ -98,7 +108,7 @@ def told(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in numbers.items()) or "no runs"
 
 
-def table(study: str, stands: Sequence[tuple[Entry, Standing]]) -> Group:
+def table(study: str, stands: Sequence[tuple[Entry, Standing]], note: str = "") -> Group:
     """Per environment × variant how many of its runs are done, and what is not; then what wants a person's eye."""
     entries = [entry for entry, _ in stands]
     environments = list(dict.fromkeys(entry.env for entry in entries))
@@ -122,7 +132,7 @@ def table(study: str, stands: Sequence[tuple[Entry, Standing]]) -> Group:
         if stand.state == state and stand.note
     ]
     more = [f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return Group(grid, *map(Text, [*lines[:SHOWN], *more]))
+    return Group(grid, *map(Text, filter(None, [note, *lines[:SHOWN], *more])))
 
 
 def main() -> None:
@@ -134,18 +144,18 @@ def main() -> None:
     options = parser.parse_args()
     try:
         study = study_folder(options.name, options.records.resolve())
-        stands = look(study)
+        stands, note = look_anyway(study)
         if options.json:
-            print(as_text(stands))
+            print(as_text(stands, note))
         elif not options.watch:
             console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-            console.print(table(options.name, stands), highlight=False)
+            console.print(table(options.name, stands, note), highlight=False)
         else:
-            with Live(table(options.name, stands), console=Console()) as live:
+            with Live(table(options.name, stands, note), console=Console()) as live:
                 while not complete(stands):
                     time.sleep(WATCH_SECONDS)
-                    stands = look(study)
-                    live.update(table(options.name, stands))
+                    stands, note = look_anyway(study)
+                    live.update(table(options.name, stands, note))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -158,7 +168,7 @@ def complete(stands: Sequence[tuple[Entry, Standing]]) -> bool:
     return all(stand.state in COMPLETE for _, stand in stands)
 
 
-def as_text(stands: Sequence[tuple[Entry, Standing]]) -> str:
+def as_text(stands: Sequence[tuple[Entry, Standing]], note: str = "") -> str:
     """The JSON answer."""
     runs = [
         {"run_id": entry.run_id, "variant": entry.variant, "env": entry.env, "seed": entry.run.config.seed,
@@ -166,7 +176,7 @@ def as_text(stands: Sequence[tuple[Entry, Standing]]) -> str:
          "iteration": stand.iteration, "iterations": entry.run.config.iterations}
         for entry, stand in stands
     ]  # fmt: skip
-    return json.dumps({"counts": counts(stand for _, stand in stands), "runs": runs})
+    return json.dumps({"counts": counts(stand for _, stand in stands), "note": note, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from experiments.manifest import Entry, freeze
 from experiments.rerun import rerun
 from experiments.slurm import Queued
 from experiments.standing import Standing, reached
-from experiments.status import as_text, look, queued
+from experiments.status import as_text, look, look_anyway, queued
 from ppo.config import UserError
 from tests.conftest import small_run, train
 from tests.experiments.test_packs import entries_of
@@ -119,6 +119,18 @@ def test_the_queue_says_who_is_about_to_start(study: Path, monkeypatch: pytest.M
     assert states[6] == ("queued", "job 77_0 (Priority)")
     assert states[2][0] == "running"
     assert slurm.noted(slurm.Launch(head.parent))[0].job == "77"  # an id that was never noted is found by its name
+
+
+def test_where_squeue_is_silent_the_folders_speak(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told_by_folders = [stand.state for _, stand in look(study)]
+    head = study / "launches/1/launch.json"
+    head.write_bytes(as_json(json.loads(head.read_text()) | {"cluster": "slurm", "array_size": 10}))
+    monkeypatch.setattr(slurm, "ask", lambda *command: None)
+    with pytest.raises(slurm.Silent, match="squeue does not answer"):
+        look(study)
+    stands, note = look_anyway(study)
+    assert [stand.state for _, stand in stands] == told_by_folders
+    assert json.loads(as_text(stands, note))["note"] == note != ""
 
 
 def test_a_job_that_runs_but_has_not_begun_a_run_counts_as_running() -> None:
