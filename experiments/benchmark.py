@@ -26,15 +26,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from experiments.cluster.launch import freeze_launch
 from experiments.compose import CONF, NamedRun, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
-from experiments.launch import freeze_launch
 from experiments.manifest import expand, freeze, study_of
-from experiments.record import Record
+from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
 from experiments.status import look, table
-from experiments.tracking import MirrorProcess, Tracking
+from experiments.tracking.settings import MirrorProcess, Tracking
 from experiments.train import stop
 from ppo.config import Algo, Env, RunConfig, UserError
 from ppo.environments import Environments

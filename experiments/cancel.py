@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.claims import live_owners
+from experiments.cluster.launch import launches_of
+from experiments.cluster.slurm import ask, noted_follow_up, queue, reconcile
 from experiments.files import read_json
-from experiments.launch import launches_of
-from experiments.slurm import ask, noted_follow_up, queue, reconcile
+from experiments.records.claims import live_owners
 from experiments.status import study_folder
 from ppo.config import UserError
 

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.tracking import Tracking
+from experiments.tracking.settings import Tracking
 from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
 

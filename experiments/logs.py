@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.find import find_run
-from experiments.launch import launches_of
+from experiments.cluster.launch import launches_of
+from experiments.records.find import find_run
 from ppo.config import UserError
 
 

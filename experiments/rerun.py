@@ -9,13 +9,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from experiments.cluster.progress import Progress
 from experiments.compose import NamedRun
 from experiments.files import read_json
-from experiments.find import find_run
 from experiments.identity import code_id
 from experiments.manifest import config_from
-from experiments.progress import Progress
-from experiments.record import PROMISED, Record
+from experiments.records.find import find_run
+from experiments.records.record import PROMISED, Record
 from experiments.runner import Interrupted, train_runs
 from ppo.config import UserError
 

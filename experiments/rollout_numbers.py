@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from experiments.files import write_durably
-from experiments.find import find_run
+from experiments.records.find import find_run
 from experiments.watch import Agent, episode, open_environment, say_other_code
 from ppo.config import UserError, positive
 

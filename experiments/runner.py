@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from experiments.checkpoint import Refused
-from experiments.claims import Heartbeat, live_owners
 from experiments.compose import NamedRun
 from experiments.identity import run_id
-from experiments.record import Attempt, Fenced, Record, Start
+from experiments.records.checkpoint import Refused
+from experiments.records.claims import Heartbeat, live_owners
+from experiments.records.record import Attempt, Fenced, Record, Start
 from ppo.config import UserError
 from ppo.pack import Pack
 from ppo.train import Iteration, train

@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.launch import Launch, launches_of
+from experiments.cluster.launch import Launch, launches_of
+from experiments.cluster.slurm import Queued, Silent, in_queue
+from experiments.cluster.standing import Standing, standings
 from experiments.manifest import Entry, read_manifest
-from experiments.slurm import Queued, Silent, in_queue
-from experiments.standing import Standing, standings
 from ppo.config import UserError, near_matches
 
 STATES = ("done", "diverged", "running", "queued", "stopped", "failed", "missing")

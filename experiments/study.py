@@ -19,20 +19,20 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from experiments.claims import Heartbeat, Taken, claim_all
+from experiments.cluster.dry_run import cost, describe, scripts
+from experiments.cluster.launch import Task, freeze_launch
+from experiments.cluster.local import Local, Pool
+from experiments.cluster.packs import Calibration, PlannedPack, plan
+from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
+from experiments.cluster.standing import standings
 from experiments.compose import CONF, build, check_arguments, fitted
-from experiments.dry_run import cost, describe, scripts
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
-from experiments.launch import Task, freeze_launch
-from experiments.local import Local, Pool
 from experiments.manifest import Entry, Study, expand, freeze, study_of
-from experiments.packs import Calibration, PlannedPack, plan
+from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
-from experiments.slurm import Slurm, in_queue, site_array_size, submit
-from experiments.standing import standings
 from experiments.status import COMPLETE, counts, told
-from experiments.tracking import Tracking
+from experiments.tracking.settings import Tracking
 from experiments.train import leave, stop
 from ppo.config import UserError, choose, positive
 

@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.files import read_lines
-from experiments.mirror import Target
-from experiments.mirror_process import Mirrors, drop_settings_of_others, leave, told
-from experiments.tracking import Tracking
+from experiments.tracking.mirror import Target
+from experiments.tracking.process import Mirrors, drop_settings_of_others, leave, told
+from experiments.tracking.settings import Tracking
 from ppo.config import UserError, near_matches
 
 AT_ONCE = 33  # W&B runs open together

@@ -26,7 +26,7 @@ from experiments.compose import CONF
 from experiments.files import write_durably
 from experiments.identity import NUMERIC_PACKAGES, package_version, variant
 from experiments.profiles import Sheet, read
-from experiments.provenance import cpu_model
+from experiments.records.provenance import cpu_model
 from experiments.runner import Interrupted, Interrupts
 from experiments.trace_sides import Lines, compare, runs_of, two_sides
 from ppo.config import Algo, Env, RunConfig, UserError, pack_key

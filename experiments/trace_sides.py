@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
-from experiments.provenance import ROOT
+from experiments.records.provenance import ROOT
 from ppo.config import UserError
 
 Lines = dict[tuple[str, int], dict[str, str]]

@@ -12,11 +12,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from experiments.cluster.progress import Progress
 from experiments.compose import build, check_arguments, fitted, runs_of
-from experiments.progress import Progress
-from experiments.record import Record
+from experiments.records.record import Record
 from experiments.runner import Interrupted, train_runs
-from experiments.tracking import MirrorProcess, Tracking
+from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.config import UserError, positive
 
 

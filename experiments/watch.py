@@ -15,13 +15,13 @@ import gymnasium
 import numpy as np
 import torch
 
-from experiments import checkpoint
 from experiments.arcade import Arcade
 from experiments.compose import build
 from experiments.files import read_json
 from experiments.film import Film, check_ending, drawing, follow, has_display
-from experiments.find import find_run
 from experiments.identity import code_id
+from experiments.records import checkpoint
+from experiments.records.find import find_run
 from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, UserError, near_matches, positive
 from ppo.environments import MAX_SEED

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from experiments.benchmark import TABLE_1
 from experiments.compose import NamedRun, build
-from experiments.record import PROMISED, Record
+from experiments.records.record import PROMISED, Record
 from experiments.runner import Outcome, Watcher, train_runs
 from ppo.config import Algo, Env, Profile, RunConfig
 

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.plot import curve, draw, main, scores
 from analysis.records import RecordError, find_runs
-from experiments.record import Attempt, Record
+from experiments.records.record import Attempt, Record
 from tests.conftest import ROWS, Killed, named, small_run, train
 
 

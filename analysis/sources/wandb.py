@@ -1,4 +1,4 @@
-"""Runs read back from Weights & Biases, as `experiments.mirror` wrote them: offline files, or a project on a server.
+"""Runs read back from Weights & Biases as `experiments.tracking` wrote them: offline files, or a project on a server.
 
 A run gives what `records.read_run` gives for its folder, `source` apart, as far as W&B has it: infinite values are
 empty like NaN, because W&B holds neither; an unfinished run reaches to a checkpoint; and one that was resumed may have
@@ -249,7 +249,7 @@ def collected(run_id: str, held: Held, source: str) -> Collected:
 
 def refuse_others(run_id: str, source: str) -> None:
     if not re.fullmatch("[0-9a-f]{12}-[0-9a-f]{12}", run_id):
-        raise Broken(f"{source} is not of experiments.mirror, which names its runs <run id>-<code id>")
+        raise Broken(f"{source} is not of experiments.tracking.mirror, which names its runs <run id>-<code id>")
 
 
 def sentence(text: str) -> str:

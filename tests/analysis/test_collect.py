@@ -29,7 +29,7 @@ from analysis import collect
 from analysis.dataset import FILES, RUN_COLUMNS, load
 from analysis.records import RecordError
 from experiments.identity import code_id
-from experiments.record import ITERATION_COLUMNS
+from experiments.records.record import ITERATION_COLUMNS
 
 
 class TestTables:

@@ -26,7 +26,7 @@ from wandb_server import Server
 from analysis.records import RecordError
 from analysis.sources.records import read_run
 from analysis.sources.wandb import ITERATION_COLUMNS, WHOLE_NUMBERS, from_files, lacks_episodes
-from experiments.record import ITERATION_COLUMNS as WRITTEN
+from experiments.records.record import ITERATION_COLUMNS as WRITTEN
 from ppo.config import RunConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -158,7 +158,7 @@ def damage(path: Path) -> None:
         (lambda path: path.write_text("rubbish"), "cannot be read: "),
         (lambda path: path.write_bytes(b""), "is broken: KeyError 'names'"),
         (damage, "has a damaged file"),
-        (lambda path: path.rename(path.with_name("run-mine.wandb")), "is not of experiments.mirror"),
+        (lambda path: path.rename(path.with_name("run-mine.wandb")), "is not of experiments.tracking.mirror"),
     ],
     ids=["rubbish", "empty", "a flipped bit", "another's"],
 )

@@ -123,7 +123,7 @@ def test_every_row_and_every_run_is_fetched_however_many(server: Server, tmp_pat
         (lambda run: run.rows.pop(), "is not complete: its rows end at env step 1280 of 1536"),
         (lambda run: run.files.update({"episodes.csv": altered(run.files["episodes.csv"])}), "it was altered"),
         (lambda run: run.config.pop("provenance"), "is broken: KeyError 'provenance'"),
-        (lambda run: setattr(run, "id", "mine"), "is not of experiments.mirror"),
+        (lambda run: setattr(run, "id", "mine"), "is not of experiments.tracking.mirror"),
     ],
     ids=["a row", "the last row", "episodes", "provenance", "another's"],
 )

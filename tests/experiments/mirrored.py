@@ -22,12 +22,14 @@ import wandb_files
 from test_resume import train_until_checkpoint, wait_until
 from wandb_server import SERVE, Server
 
-from experiments import mirror, mirror_process, tracking
-from experiments.mirror import Target
-from experiments.mirror_process import Mirrors
-from experiments.record import Record
+from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
-from experiments.tracking import MirrorProcess, Tracking
+from experiments.tracking import mirror
+from experiments.tracking import process as mirror_process
+from experiments.tracking import settings as tracking
+from experiments.tracking.mirror import Target
+from experiments.tracking.process import Mirrors
+from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.config import RunConfig
 from tests.conftest import Killed, named, small_run
 from tests.conftest import train as train
@@ -43,7 +45,9 @@ CLIENT = {  # settings of W&B's, in whole seconds; its own are 15 between transm
 }
 LAUNCHER = """
 import functools, wandb
-from experiments import mirror, mirror_process, sync
+import experiments.tracking.process as mirror_process
+from experiments import sync
+from experiments.tracking import mirror
 for name, value in {waits}.items(): setattr(mirror, name, value)
 for name, value in {eager}.items(): setattr(mirror_process, name, value)
 wandb.Settings = functools.partial(wandb.Settings, **{client})
@@ -110,7 +114,7 @@ def hurry_processes(monkeypatch: pytest.MonkeyPatch, seconds: float = LONG) -> N
     real = subprocess.Popen
 
     def start(command: list[str], **options: Any) -> Any:
-        is_mirror = command[1:] == ["-m", "experiments.mirror_process"]
+        is_mirror = command[1:] == ["-m", "experiments.tracking.process"]
         return real(hurried("mirror_process", seconds) if is_mirror else command, **options)
 
     monkeypatch.setattr(tracking.subprocess, "Popen", start)
@@ -201,7 +205,7 @@ class Trainer:
         return (self.records / "trouble").read_text()
 
     def mirror(self) -> int:
-        return child(self.pid, "mirror_process")
+        return child(self.pid, "tracking.process")
 
     def core(self) -> int:
         """W&B's own process, which keeps the files and talks to the server."""

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from experiments import claims
-from experiments.claims import Claim, Heartbeat, Taken, claim_all, live_owners, numbered
 from experiments.files import read_json
+from experiments.records import claims
+from experiments.records.claims import Claim, Heartbeat, Taken, claim_all, live_owners, numbered
 from tests.conftest import ROOT
 
 BEAT = 0.4
@@ -190,7 +190,7 @@ def test_a_claim_taken_away_while_it_is_read_is_nobodys(tmp_path: Path, monkeypa
 RACER = """
 import sys, time
 from pathlib import Path
-from experiments.claims import Claim, claim_all
+from experiments.records.claims import Claim, claim_all
 time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
 claims = claim_all([Path(sys.argv[1]) / f"run{number}" for number in range(16)])
 print(*[number for number, claim in enumerate(claims) if isinstance(claim, Claim)], flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import checkpoint
+from experiments.records import checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("env=cartpole", "profile.horizon=64", "profile.minibatch_size=32", "env_steps=128", "backend=gymnasium")

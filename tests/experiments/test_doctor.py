@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import checks, doctor, surroundings
-from experiments.checks import Finding
+from experiments.doctor import __main__ as doctor
+from experiments.doctor import checks, surroundings
+from experiments.doctor.checks import Finding
 from tests.conftest import ROOT
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -289,7 +290,7 @@ def test_a_server_that_is_not_there_is_given_up(no_account: Path, monkeypatch: p
 
 
 def test_the_doctor_imports_nothing_heavy() -> None:
-    code = "import experiments.doctor, sys; print({'wandb', 'torch', 'numpy', 'omegaconf'} & set(sys.modules))"
+    code = "import experiments.doctor.__main__, sys; print({'wandb', 'torch', 'numpy', 'omegaconf'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
 
 

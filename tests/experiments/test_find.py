@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.find import find_run
+from experiments.records.find import find_run
 from ppo.config import UserError
 
 

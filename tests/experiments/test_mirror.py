@@ -39,8 +39,8 @@ from mirrored import (
 from test_resume import wait_until
 from wandb_server import Server
 
-from experiments import checkpoint
-from experiments.record import Attempt
+from experiments.records import checkpoint
+from experiments.records.record import Attempt
 from tests.conftest import ROOT, Killed, promised
 
 
@@ -371,14 +371,14 @@ TRAINS = """
 import sys
 from pathlib import Path
 from tests.conftest import small_run, train
-import experiments.train, experiments.worker
+import experiments.train, experiments.cluster.worker
 train([small_run(0, 1)], Path(sys.argv[1]))
 assert "torch" in sys.modules
 assert not [name for name in sys.modules if name.partition(".")[0] == "wandb"]
 """
 MIRRORS = """
 import sys
-import experiments.mirror_process, experiments.sync
+import experiments.tracking.process, experiments.sync
 assert "wandb" in sys.modules
 assert not [name for name in sys.modules if name.partition(".")[0] in ("torch", "gymnasium", "hydra")]
 """

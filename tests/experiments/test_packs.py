@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.cluster.dry_run import makespan
+from experiments.cluster.packs import Calibration, even, plan, seconds_per_step
 from experiments.compose import NamedRun
-from experiments.dry_run import makespan
 from experiments.identity import run_id
 from experiments.manifest import Entry
-from experiments.packs import Calibration, even, plan, seconds_per_step
 from ppo.config import Algo, pack_key
 from tests.conftest import ROWS, small_run
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import checkpoint, record
-from experiments.record import Attempt, Record
+from experiments.records import checkpoint, record
+from experiments.records.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
 from experiments.trace import ALGOS
 from ppo.config import Algo, RunConfig

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from experiments import slurm
+from experiments.cluster import slurm
+from experiments.cluster.launch import Launch
+from experiments.cluster.slurm import Part, Slurm, array_script, follow_up_script, parts_of
 from experiments.files import as_json
-from experiments.launch import Launch
-from experiments.slurm import Part, Slurm, array_script, follow_up_script, parts_of
 from ppo.config import UserError
 from tests.conftest import ROOT
 
@@ -74,7 +74,14 @@ def test_bash_and_sbatch_read_odd_paths_as_they_are(tmp_path: Path) -> None:
     assert f"#SBATCH --chdir={code}\n" in text, "no pattern, so nothing is doubled"
     environment = {"PATH": f"{tmp_path}/bin:/bin:/usr/bin", "SLURM_ARRAY_TASK_ID": "1", "SLURM_CPUS_PER_TASK": "3"}
     done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, check=True)
-    arguments = ["--cpus-per-task=3", "/my python's/bin/python", "-m", "experiments.task", str(launch.folder), "1002"]
+    arguments = [
+        "--cpus-per-task=3",
+        "/my python's/bin/python",
+        "-m",
+        "experiments.cluster.task",
+        str(launch.folder),
+        "1002",
+    ]
     assert done.stdout.splitlines() == [str(code), *arguments]
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments import slurm
-from experiments.claims import owner
+from experiments.cluster import slurm
+from experiments.cluster.launch import freeze_launch
+from experiments.cluster.slurm import Queued
+from experiments.cluster.standing import Standing, reached
 from experiments.files import as_json
 from experiments.identity import code_id
-from experiments.launch import freeze_launch
 from experiments.logs import logs_of
 from experiments.manifest import Entry, freeze
+from experiments.records.claims import owner
 from experiments.rerun import rerun
-from experiments.slurm import Queued
-from experiments.standing import Standing, reached
 from experiments.status import as_text, look, look_anyway, queued
 from ppo.config import UserError
 from tests.conftest import small_run, train

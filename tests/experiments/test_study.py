@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from experiments.cluster.launch import Launch, freeze_launch, launches_of, snapshot
+from experiments.cluster.local import Pool
+from experiments.cluster.packs import PlannedPack
+from experiments.cluster.standing import standings
+from experiments.cluster.task import FAILED
 from experiments.files import as_json, read_json
 from experiments.identity import code_id
-from experiments.launch import Launch, freeze_launch, launches_of, snapshot
-from experiments.local import Pool
 from experiments.manifest import Entry, freeze, read_manifest
-from experiments.packs import PlannedPack
-from experiments.provenance import ROOT
-from experiments.standing import standings
+from experiments.records.provenance import ROOT
 from experiments.status import look
-from experiments.task import FAILED
 from tests.conftest import promised, small_run, train
 from tests.experiments.test_packs import entries_of
 
@@ -258,7 +258,7 @@ class TestACrash:
 
     def test_a_worker_killed_for_its_memory_is_tried_again(self, tmp_path: Path, pack: PlannedPack) -> None:
         launch = self.frozen(pack, tmp_path)
-        path = Path(launch.head()["code"]) / "experiments" / "worker.py"
+        path = Path(launch.head()["code"]) / "experiments" / "cluster" / "worker.py"
         marker = tmp_path / "killed-once"
         path.write_text(
             path.read_text().replace(

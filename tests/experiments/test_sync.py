@@ -30,10 +30,10 @@ from mirrored import (
 )
 from wandb_server import HANG, ROWS, SERVE, Behaviour, Server, refusing
 
-from experiments import claims
-from experiments.claims import Claim, Taken, claim_all
-from experiments.mirror import Mirror, Source, Target
+from experiments.records import claims
+from experiments.records.claims import Claim, Taken, claim_all
 from experiments.sync import folders_of as meant
+from experiments.tracking.mirror import Mirror, Source, Target
 from ppo.config import UserError
 from tests.conftest import ROOT, promised
 

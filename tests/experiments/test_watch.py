@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from experiments import checkpoint
 from experiments.identity import code_id
+from experiments.records import checkpoint
 from ppo.config import Algo
 from ppo.randomness import generator
 from tests.conftest import small_run, train

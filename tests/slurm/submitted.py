@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.claims import process_start
 from experiments.manifest import Entry, read_manifest
+from experiments.records.claims import process_start
 from ppo.config import RunConfig
 from tests.conftest import ROOT, promised, train
 

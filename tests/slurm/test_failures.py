@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-from experiments.task import FAILED
+from experiments.cluster.task import FAILED
 from slurm.submitted import Submitted, exit_code
 
 CURSE = """\
@@ -16,7 +16,7 @@ def test_only_the_culprit_of_a_pack_fails(submitted: Callable[..., Submitted]) -
     study = submitted("cursed", seeds="[0,1]", cluster__runs_per_pack="2", checkpoint_seconds="0")
     study.hold_back()
     study.submit()
-    (snapshot,) = study.folder.glob("code/*/experiments/record.py")
+    (snapshot,) = study.folder.glob("code/*/experiments/records/record.py")
     healthy = snapshot.read_text()
     head, mark, tail = healthy.partition('        """The rows of one iteration."""\n')
     assert mark

@@ -7,7 +7,7 @@ saw is ever cut by a resume. Where to go on is asked of W&B itself: online, the 
 offline, what earlier processes wrote is read back, as W&B starts a new file for each. A cursor on disk keeps what was
 confirmed, so that a run mirrored to its end is not touched again.
 
-Used by `experiments.mirror_process` beside a pack, and by `experiments.sync` later.
+Used by `experiments.tracking.process` beside a pack, and by `experiments.sync` later.
 """
 
 import csv

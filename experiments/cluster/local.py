@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from experiments import lifeline
-from experiments.launch import Launch
-from experiments.packs import PlannedPack
-from experiments.progress import clock
-from experiments.standing import Standing, standings
-from experiments.task import FAILED
+from experiments.cluster import lifeline
+from experiments.cluster.launch import Launch
+from experiments.cluster.packs import PlannedPack
+from experiments.cluster.progress import clock
+from experiments.cluster.standing import Standing, standings
+from experiments.cluster.task import FAILED
 from ppo.config import positive
 
 POLL_SECONDS = 0.5
@@ -99,7 +99,7 @@ class Pool:
             with self.launch.log(index).open("ab") as log:
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a core per pack
                 self.running[index] = lifeline.start(
-                    ["experiments.task", str(self.launch.folder), str(index)],
+                    ["experiments.cluster.task", str(self.launch.folder), str(index)],
                     Path(self.head["code"]),
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -44,7 +44,7 @@ class MirrorProcess:
             return
         with suppress(OSError):  # no mirror then; `experiments.sync` makes up for it
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "experiments.mirror_process"],
+                [sys.executable, "-m", "experiments.tracking.process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 process_group=0,

@@ -21,7 +21,7 @@ from typing import Any
 from experiments.files import as_json, read_json, read_lines, write_durably
 from experiments.identity import code_id
 from experiments.manifest import Entry, read_manifest
-from experiments.provenance import ROOT, origin
+from experiments.records.provenance import ROOT, origin
 from ppo.config import UserError
 
 PACKAGES = ("ppo", "experiments", "analysis", "conf")

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from experiments.cluster.launch import Launch, launches_of
 from experiments.files import as_json, read_json, write_durably
-from experiments.launch import Launch, launches_of
 from ppo.config import UserError, positive
 
 ALLOWED = {
@@ -96,7 +96,7 @@ def array_script(launch: Launch, part: Part, options: Slurm, code: str, python: 
         "output": in_pattern(launch.folder / "logs" / f"{part.offset}+") + "%a.log",
         "signal": f"USR1@{options.signal_seconds}",  # without B:, so that the task and not its shell gets it
     }
-    command = f'{shlex.quote(python)} -m experiments.task {shlex.quote(str(launch.folder))} "{index}"'
+    command = f'{shlex.quote(python)} -m experiments.cluster.task {shlex.quote(str(launch.folder))} "{index}"'
     return script(options, directives, code, command)
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from experiments.checks import Finding, ask
+from experiments.doctor.checks import Finding, ask
 from experiments.identity import package_version
 
 GIGABYTE = 1e9

@@ -1,4 +1,4 @@
-"""One pack of a study in one process: python -m experiments.worker LAUNCH RUN_ID...
+"""One pack of a study in one process: python -m experiments.cluster.worker LAUNCH RUN_ID...
 
 Reads the frozen launch and manifest, composes nothing, and trains. Its exit code says what happened: 0 all is done, 75
 somebody else has a run, 2 a mistake in what was asked, 128 + a signal's number interrupted; anything else is a crash.
@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import Launch, check_code
-from experiments.lifeline import follow_parent
-from experiments.record import Record
+from experiments.cluster.launch import Launch, check_code
+from experiments.cluster.lifeline import follow_parent
+from experiments.cluster.task import ELSEWHERE, MISTAKE
+from experiments.records.record import Record
 from experiments.runner import Interrupted, Watcher, train_runs
-from experiments.task import ELSEWHERE, MISTAKE
-from experiments.tracking import MirrorProcess, Tracking
+from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.config import UserError
 from ppo.pack import Pack
 from ppo.train import Iteration

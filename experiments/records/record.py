@@ -24,12 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import checkpoint
-from experiments.claims import owner
 from experiments.compose import NamedRun
 from experiments.files import as_json, create_once, read_json, write_durably
 from experiments.identity import code_id, run_id, slug
-from experiments.provenance import provenance
+from experiments.records import checkpoint
+from experiments.records.claims import owner
+from experiments.records.provenance import provenance
 from ppo.config import UserError
 from ppo.train import Iteration
 

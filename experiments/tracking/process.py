@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from experiments import mirror as wandb_side
-from experiments.claims import Claim, Heartbeat, Taken, claim_all
-from experiments.mirror import Mirror, Source, Target, forget_core
+from experiments.records.claims import Claim, Heartbeat, Taken, claim_all
+from experiments.tracking import mirror as wandb_side
+from experiments.tracking.mirror import Mirror, Source, Target, forget_core
 
 START_SECONDS = 1.0  # between looks for records that are not there yet
 POLL_SECONDS = 10.0  # between looks for rows; a checkpoint brings them once a minute

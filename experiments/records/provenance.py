@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.files import read_json
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 DIFF_LIMIT = 200_000  # characters
 

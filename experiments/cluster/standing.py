@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.claims import HEARTBEAT_SECONDS, boot_id, process_start
 from experiments.files import read_json
 from experiments.manifest import Entry
+from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start
 from ppo.config import RunConfig
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from experiments.identity import package_version
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 TRAINING = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "rich")
 """What `experiments.train` imports, environments aside."""

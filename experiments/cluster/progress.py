@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from experiments.record import SCORE_EPISODES, Record
+from experiments.records.record import SCORE_EPISODES, Record
 from experiments.runner import Watcher
 from ppo.pack import Pack
 from ppo.train import Iteration

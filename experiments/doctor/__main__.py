@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments import checks, surroundings
-from experiments.checks import Finding
+from experiments.doctor import checks, surroundings
+from experiments.doctor.checks import Finding
 
 WIDTH = 120  # columns
 

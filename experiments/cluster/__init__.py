@@ -1,0 +1,1 @@
+"""Where packs train: this machine's cores or SLURM's nodes."""
