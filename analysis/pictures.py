@@ -15,13 +15,26 @@ from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load, parts_of
 from analysis.figures import bootstrapping, figure3, gradients, ladder, style
 from analysis.records import RecordError
+from analysis.report import missing
 from analysis.results import Results
+
+
+def said_if_partial(drawing: Callable[[Results], Figure]) -> Callable[[Dataset], Figure]:
+    """A drawing that tells on its face which cells of its study are not there."""
+
+    def drawn(dataset: Dataset) -> Figure:
+        figure = drawing(Results(dataset))
+        style.say_missing(figure, missing(dataset.note))
+        return figure
+
+    return drawn
+
 
 PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "table1": ("table1", table1.scores_picture),
     "curves": ("table1", table1.curves_picture),
-    "figure3": ("figure3", lambda dataset: figure3.figure3(Results(dataset))),
-    "ladder": ("ladder", lambda dataset: ladder.ladder(Results(dataset))),
+    "figure3": ("figure3", said_if_partial(figure3.figure3)),
+    "ladder": ("ladder", said_if_partial(ladder.ladder)),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""
 
