@@ -24,7 +24,7 @@ from experiments.identity import run_id, slug
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
 
 LAUNCH_KEYS = ("study", "cluster", "tracking", "name", "variants", "environments", "dry_run", "retry", "extend",
-               "records", "checkpoint_seconds")  # fmt: skip
+               "parts", "records", "checkpoint_seconds")  # fmt: skip
 """Of the command line: they say where and how, the others what."""
 
 DIFFERENCES_SHOWN = 5

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -24,7 +25,7 @@ from experiments.cluster.launch import Task, freeze_launch
 from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
 from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
-from experiments.cluster.standing import standings
+from experiments.cluster.standing import Standing, standings
 from experiments.compose import CONF, build, check_arguments, fitted
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
@@ -51,6 +52,7 @@ class Request:
     head: dict[str, Any]  # what every task of a launch must know
     retry: bool
     extend: bool
+    kept: frozenset[str]  # ids of the runs that `parts` holds
 
     @property
     def folder(self) -> Path:
@@ -92,7 +94,19 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
         },
         retry=cfg.retry is not None,
         extend=fitted("extend", cfg.extend, bool),
+        kept=runs_in(None if cfg.parts is None else Path(fitted("parts", cfg.parts, str))),
     )
+
+
+def runs_in(parts: Path | None) -> frozenset[str]:
+    """Ids of the runs that parts of a dataset hold, trained by this very code; a refusal where there are no parts."""
+    if parts is None:
+        return frozenset()
+    tables = [pq.read_table(path, columns=["run_id", "code_id"]) for path in parts.glob("*/*/runs.parquet")]
+    if not tables:
+        raise UserError(f"parts={parts}: there are no parts of a dataset there; python -m analysis.parts writes them")
+    pairs = [(run["run_id"], run["code_id"]) for table in tables for run in table.to_pylist()]
+    return frozenset(run for run, code in pairs if code == code_id())
 
 
 def launch(request: Request, console: Console) -> int:
@@ -149,7 +163,9 @@ def missing(request: Request, entries: Sequence[Entry], console: Console) -> lis
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state in COMPLETE:
             continue
-        if entry.run_id in waiting or stand.state == "running":
+        if entry.run_id in request.kept:
+            left["in the parts already"] += 1
+        elif entry.run_id in waiting or stand.state == "running":
             left["at work or queued already"] += 1
         elif stand.state == "failed" and not request.retry:
             left["failed before; retry=failed tries them again"] += 1
@@ -188,7 +204,10 @@ def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], consol
 
 def report(request: Request, entries: Sequence[Entry], console: Console) -> int:
     """Say how the study stands now; returns 0 if it is complete."""
-    stands = standings(entries, request.records, code_id())
+    stands = [
+        Standing("done", note="in the parts") if entry.run_id in request.kept else stand
+        for entry, stand in zip(entries, standings(entries, request.records, code_id()), strict=True)
+    ]
     say(console, f"{request.name}: {told(counts(stands))}")
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state == "failed":

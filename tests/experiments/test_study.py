@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -204,6 +205,22 @@ def test_a_dry_run_tells_and_does_nothing(tiny: Path) -> None:
     assert "CartPole-v1, 4 runs: plain × 2, clip × 2" in told.stdout
     assert "core-hours" in told.stdout
     assert not (tiny / "records").exists()
+
+
+def test_what_parts_hold_is_not_trained_again(tiny: Path) -> None:
+    """Records of another machine are gone; what was kept of them is done, if this very code trained it."""
+    assert "there are no parts of a dataset there" in launch(tiny, f"parts={tiny}").stderr
+    assert launch(tiny, "variants=[plain]", records="elsewhere").returncode == 0
+    keep = ["-m", "analysis.parts", "tiny", "--records", str(tiny / "elsewhere"), "--out", str(tiny / "parts")]
+    subprocess.run([sys.executable, *keep], check=True)
+    done = launch(tiny, f"parts={tiny / 'parts'}")
+    assert done.returncode == 0
+    assert "4 runs left alone: in the parts already" in done.stdout
+    assert "4 of 8 runs to train" in done.stdout and "tiny: 8 done" in done.stdout
+    assert len([*(tiny / "records/runs").glob("*/*/done.json")]) == 4
+    for path in (tiny / "parts").glob("*/*/runs.parquet"):
+        pd.read_parquet(path).assign(code_id="0" * 12).to_parquet(path)
+    assert "4 of 8 runs to train" in launch(tiny, f"parts={tiny / 'parts'}", "dry_run=true").stdout
 
 
 class TestACrash:
