@@ -2,12 +2,13 @@
 
 python -m experiments.benchmark_atari [--rounds 3] [--device cpu]
 
-Stable-Baselines3, one run and a pack of three take turns on one core, each in a process of its own, with the settings
-of profile=atari_ppo2 and the same frames: SB3 gets them from ALE's vector environment too.
+Stable-Baselines3, one run and a pack of three, exact and fast, take turns on one core, each in a process of its own,
+with the settings of profile=atari_ppo2 and the same frames: SB3 gets them from ALE's vector environment too.
 """
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -24,6 +25,7 @@ from ppo.config import RunConfig
 OVERRIDES = ("env=atari/pong", "profile=atari_ppo2", "algo=clip", "algo.epsilon=0.1", "tracking=none")
 PACK = 3  # runs
 ITERATIONS = 2  # measured, after one that warms up
+PARTS = ("environment", "inference", "update", "bookkeeping")
 
 
 def the_run(device: str) -> NamedRun:
@@ -90,27 +92,29 @@ def sb3(run: RunConfig, iterations: int) -> Figures:
 
 
 def measure(run: NamedRun, rounds: int) -> Figures:
-    """Medians over rounds; shares are of a pack's time."""
-    pack = [NamedRun(replace(run.config, seed=seed), run.names) for seed in range(PACK)]
-    seen: dict[str, list[Figures]] = {"sb3": [], "single": [], "pack": []}
+    """Medians over rounds; shares are of an exact pack's time."""
+    packs = {
+        numerics: [NamedRun(replace(run.config, seed=seed, numerics=numerics), run.names) for seed in range(PACK)]
+        for numerics in ("exact", "fast")
+    }
+    seen: dict[str, list[Figures]] = defaultdict(list)
     for number in range(rounds):
         seen["sb3"].append(alone(sb3, run.config, ITERATIONS))
-        seen["single"].append(alone(suite, pack[:1], ITERATIONS))
-        seen["pack"].append(alone(suite, pack, ITERATIONS))
+        for numerics, pack in packs.items():
+            seen[f"single_{numerics}"].append(alone(suite, pack[:1], ITERATIONS))
+            seen[f"pack_{numerics}"].append(alone(suite, pack, ITERATIONS))
         rates = "  ".join(f"{name} {figures[-1]['rate']:,.0f}" for name, figures in seen.items())
         print(f"round {number + 1} of {rounds}, env steps/s: {rates}", flush=True)
 
     def middle(name: str, figure: str) -> float:
         return median(figures[figure] for figures in seen[name])
 
+    ours = [name for name in seen if name != "sb3"]
     return {
-        "single_vs_sb3": middle("single", "rate") / middle("sb3", "rate"),
-        "pack_vs_sb3": middle("pack", "rate") / middle("sb3", "rate"),
-        "peak_mb_single": middle("single", "peak_mb"),
-        "peak_mb_pack": middle("pack", "peak_mb"),
-        **{f"share_{part}": middle("pack", part) for part in ("environment", "inference", "update", "bookkeeping")},
+        **{f"{name}_vs_sb3": middle(name, "rate") / middle("sb3", "rate") for name in ours},
+        **{f"peak_mb_{name}": middle(name, "peak_mb") for name in ours},
+        **{f"share_{part}": middle("pack_exact", part) for part in PARTS},
         "sb3_steps_per_s": middle("sb3", "rate"),
-        "pack_steps_per_s": middle("pack", "rate"),
     }
 
 
