@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis import table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load, parts_of
-from analysis.figures import bootstrapping, figure3, gradients, ladder, style
+from analysis.figures import atari, bootstrapping, figure3, gradients, ladder, style
 from analysis.records import RecordError
 from analysis.report import missing
 from analysis.results import Results
@@ -35,6 +35,7 @@ PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "curves": ("table1", table1.curves_picture),
     "figure3": ("figure3", said_if_partial(figure3.figure3)),
     "ladder": ("ladder", said_if_partial(ladder.ladder)),
+    "pong": ("pong", said_if_partial(atari.figure6)),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""
 

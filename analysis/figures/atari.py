@@ -10,6 +10,7 @@ from analysis.figures.curves import draw, say_leaving, steps_axis
 from analysis.figures.style import Look, Shown, limits
 from analysis.paper import published
 from analysis.results import Results
+from analysis.scores import UNTRAINED
 
 FRAMES = 4  # per env step: an action is repeated, and the paper counts each repetition (10 M env steps, 40 M frames)
 COLUMNS = 7  # of the paper's 49 games
@@ -20,20 +21,25 @@ PUBLISHED = Look(style.INK, "--")
 
 
 def figure6(results: Results) -> Figure:
-    """Mean over seeds and its interval, all variants in one panel; dashed: the final score of PPO in Table 6."""
+    """Mean over seeds and its interval, all variants in one panel; dashed: the final score of PPO in Table 6, and in
+    grey the mean scores of policies that do not learn."""
     tasks, names = list(results.curves), published.atari_human()["game"]
     printed = published.table6()["ppo"]
-    looks = {v: Look(COLOURS[place % len(COLOURS)], "-") for place, v in enumerate(results.variants)}
+    looks = {v: Look(COLOURS[place % len(COLOURS)], "-") for place, v in enumerate(results.trained)}
+    references = [variant for variant in UNTRAINED if variant in results.raw]
     longest = FRAMES * max(found.env_steps[-1] for found in results.curves.values())
     columns = style.per_row(len(tasks)) if len(tasks) <= FEW_GAMES else COLUMNS
     figure, axes = style.panels(len(tasks), columns, 1.25 if columns == COLUMNS else 1.8, 0.5)
     for place, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         found = results.curves[task]
-        middles = {variant: band(runs) for variant, runs in found.runs.items()}
+        middles = {variant: band(runs) for variant, runs in found.runs.items() if variant in looks}
         low, high = limits([Shown(middle.centre, np.concatenate(middle[1:])) for middle in middles.values()])
         if (game := names[task]) in printed.index:
             axis.axhline(printed[game], color=PUBLISHED.colour, ls=PUBLISHED.dashes, lw=0.8, zorder=1)
             low, high = limits([Shown(np.array([low, high, printed[game]]))])
+        for reference in (name for name in references if task in results.raw[name]):
+            look = style.REFERENCES[reference]
+            axis.axhline(results.raw[reference][task].mean(), color=look.colour, ls=look.dashes, lw=0.8, zorder=1)
         for variant, middle in middles.items():
             draw(axis, FRAMES * found.env_steps, middle, looks[variant], banded=True)
         axis.set(ylim=(low, high), title=game, ylabel="" if place % columns else "score")
@@ -45,6 +51,7 @@ def figure6(results: Results) -> Figure:
         axis.tick_params(labelbottom=lowest)
         say_leaving(axis, {variant: middle.centre for variant, middle in middles.items()}, low)
     ours = [style.handle(look, variant) for variant, look in looks.items()]
+    ours += [style.handle(style.REFERENCES[reference], reference, lw=0.8) for reference in references]
     style.say_below(figure, [*ours, style.handle(PUBLISHED, "PPO after 40M frames, paper’s Table 6", lw=0.8)])
     return figure
 

@@ -32,6 +32,7 @@ def figure6(results: Results) -> str:
         f"{runs(results)} per variant and game.",
         f"Bands are {LEVEL:.0%} t intervals of the means." * several(results),
         "A mean ends where the first of its runs ends. Dashed: the final score of PPO in the paper’s Table 6.",
+        "Grey: the mean score of a policy that does not learn." * any(name in results.raw for name in UNTRAINED),
     )
 
 
