@@ -145,11 +145,12 @@ def test_a_report_replaces_the_one_before_it(dataset: Path, tmp_path: Path) -> N
     assert (out / "index.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_the_committed_report_is_of_the_committed_data(tmp_path: Path) -> None:
-    made = rendered(BASELINES / "table1", tmp_path / "report", "1")
-    stored = ROOT / "analysis" / "reports" / "table1"
+@pytest.mark.parametrize("name", ["table1", "figure3"])
+def test_the_committed_report_is_of_the_committed_data(name: str, tmp_path: Path) -> None:
+    made = rendered(BASELINES / name, tmp_path / "report", "1")
+    stored = ROOT / "analysis" / "reports" / name
     assert made.keys() == {str(path.relative_to(stored)) for path in stored.rglob("*") if path.is_file()}
-    other = [name for name, content in made.items() if (stored / name).read_bytes() != content]
+    other = [file for file, content in made.items() if (stored / file).read_bytes() != content]
     assert not other, (
-        "of other data: run python -m analysis.report analysis/baselines/table1 --out analysis/reports/table1"
+        f"of other data: run python -m analysis.report analysis/baselines/{name} --out analysis/reports/{name}"
     )
