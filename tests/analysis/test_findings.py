@@ -16,7 +16,7 @@ from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import Options, Results
 from analysis.scores import Scaling
-from analysis.tables import Table
+from analysis.tables import Table, returns
 
 PLAIN = Options()
 CONF = Path(__file__).parents[2] / "conf"
@@ -199,7 +199,7 @@ class TestPublished:
         assert not table["algo"].str.contains("KL").any()
         (row,) = others.in_short(Results(found.dataset)).shown.to_dict("records")
         assert row["task"] == "HalfCheetah-v4"
-        assert row["this suite"].startswith(f"{first['mean']:,.1f}"[:3])
+        assert row["this suite"] == f"{returns(first['mean'])} [{returns(first['low'])}, {returns(first['high'])}]"
         assert row["others"].startswith("CleanRL 1,443 [1,303, 1,583]; KLip-PPO 1,955 [")
 
 
