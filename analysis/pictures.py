@@ -35,7 +35,7 @@ PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "curves": ("table1", table1.curves_picture),
     "figure3": ("figure3", said_if_partial(figure3.figure3)),
     "ladder": ("ladder", said_if_partial(ladder.ladder)),
-    "pong": ("pong", said_if_partial(atari.figure6)),
+    "pong": ("pong", said_if_partial(atari.beside_others)),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""
 

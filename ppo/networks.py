@@ -137,12 +137,18 @@ class Network:
             x = activation(linear(x, parameters[f"{trunk}.{layer}.weight"], parameters[f"{trunk}.{layer}.bias"]))
         return x
 
+    def rounded(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters that meet frames in `precision`, the heads' as they are: once for many forward passes."""
+        return {
+            name: values if ".head." in name else values.to(self.precision) for name, values in parameters.items()
+        }
+
     def _seen(self, parameters: Mapping[str, Any], trunk: str, frames: Any) -> Any:
         """What a trunk makes of frames, (R, B, C, H, W) uint8 → (R, B, units) float32."""
+        parameters = self.rounded(parameters)
 
         def layer(name: str) -> tuple[Tensor, Tensor]:
-            weight, bias = parameters[f"{trunk}.{name}.weight"], parameters[f"{trunk}.{name}.bias"]
-            return weight.to(self.precision), bias.to(self.precision)
+            return parameters[f"{trunk}.{name}.weight"], parameters[f"{trunk}.{name}.bias"]
 
         activation, x = TORCH[self.activation], frames.to(self.precision) / 255
         for number, (_, kernel, stride) in enumerate(self.convolutions):

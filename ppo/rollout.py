@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,17 +57,19 @@ def action_draws(pack: Pack) -> np.ndarray:
     return np.stack([draw.reshape(*shape[1:], *draw.shape[1:]) for draw in draws])
 
 
-def acting(pack: Pack) -> dict[str, np.ndarray]:
-    """The policies' present parameters, for NumPy."""
+def acting(pack: Pack) -> Mapping[str, Any]:
+    """The policies' present parameters, as `policy_of` takes them."""
+    if pack.spaces.frames:
+        return pack.network.rounded(pack.parameters)
     return {name: values.cpu().numpy() for name, values in pack.parameters.items()}
 
 
-def policy_of(pack: Pack, parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+def policy_of(pack: Pack, parameters: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
     """The policies' outputs for one step's inputs: numbers are few, and NumPy beats torch; frames go to the device."""
     if not pack.spaces.frames:
         return pack.network.policy(parameters, x)
     with torch.no_grad():
-        return pack.network.policy(pack.parameters, pack.tensor(x)).cpu().numpy()
+        return pack.network.policy(parameters, pack.tensor(x)).cpu().numpy()
 
 
 def collect(pack: Pack) -> Rollout:

@@ -13,6 +13,7 @@ from scipy import stats
 from analysis import atari
 from analysis.curves import FINEST
 from analysis.dataset import SCHEMA, load
+from analysis.figures import atari as figures
 from analysis.figures import style
 from analysis.paper import published
 from analysis.records import RecordError
@@ -225,6 +226,28 @@ class TestFigure6:
     def test_rows_of_seven(self, tmp_path: Path) -> None:
         figure = atari.picture(found(tmp_path, rising(PAPER_GAMES, ["a"], episodes=20)))
         assert {axis.get_subplotspec().get_gridspec().get_geometry() for axis in figure.axes} == {(7, 7)}
+
+
+class TestBesideOthers:
+    def test_a_published_run_stands_at_its_frames(self, tmp_path: Path) -> None:
+        """Its first and last means, by hand from the file: eight actors keep pace."""
+        longest = 8_000_000
+        results = found(tmp_path, rising([PONG], ["a"]))
+        ends, means = figures.in_bins(published.atari_training(), longest)
+        games = published.atari_training()
+        for part in (0, 19):
+            low, high = part * longest / 20, (part + 1) * longest / 20
+            there = games[(8 * games["frames"]).between(low, high, inclusive="right")]
+            assert means[part] == pytest.approx(there["score"].mean())
+        np.testing.assert_allclose(ends[[0, -1]], [longest / 20, longest])
+        (axis,) = figures.beside_others(results).axes
+        dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
+        assert len(dotted) == 1
+        assert len(figures.figure6(results).axes[0].lines) == len(axis.lines) - 1
+
+    def test_other_games_have_none(self, tmp_path: Path) -> None:
+        (axis,) = figures.beside_others(found(tmp_path, rising([BREAKOUT], ["a"]))).axes
+        assert not [line for line in axis.lines if line.get_linestyle() == ":"]
 
 
 class TestCommand:

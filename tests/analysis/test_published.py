@@ -55,6 +55,15 @@ def test_atari_s_57_games_include_the_paper_s_49() -> None:
     assert humans[["random", "human"]].notna().all(axis=None)
 
 
+def test_a_published_run_on_pong_begins_lost_and_ends_won() -> None:
+    """Games of Pong are won by 21 points, and no game is over in less than 3 000 frames."""
+    for _, games in published.atari_training().groupby("actor"):
+        assert games["frames"].diff().dropna().ge(3_000).all()
+        assert games["score"].between(-21, 21).all()
+        assert games["score"].iloc[:10].mean() < -19
+        assert games["score"].iloc[-10:].mean() > 15
+
+
 def test_every_task_of_table_1_has_a_random_return() -> None:
     rows = published.mujoco_random()
     uniform = rows[(rows["env_version"] == "v4") & (rows["kind"] == "uniform_random_policy")]
@@ -64,7 +73,7 @@ def test_every_task_of_table_1_has_a_random_return() -> None:
 @pytest.mark.parametrize(
     "table",
     [published.table1, published.table2, published.table6, published.mujoco, published.mujoco_random,
-     published.atari_human],
+     published.atari_human, published.atari_training],
 )  # fmt: skip
 def test_every_row_has_a_source(table: type[pd.DataFrame]) -> None:
     sources = table()["source"]
@@ -83,6 +92,6 @@ def test_the_files_are_packaged() -> None:
     assert "analysis.paper" in tools["packages"]
     folder = Path(published.__file__).parent
     data = [path.name for path in folder.iterdir() if path.suffix not in (".py", "") and path.is_file()]
-    assert len(data) == 7
+    assert len(data) == 8
     for name in data:
         assert any(fnmatch(name, pattern) for pattern in tools["package-data"]["analysis.paper"])
