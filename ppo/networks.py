@@ -139,9 +139,7 @@ class Network:
 
     def rounded(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters that meet frames in `precision`, the heads' as they are: once for many forward passes."""
-        return {
-            name: values if ".head." in name else values.to(self.precision) for name, values in parameters.items()
-        }
+        return {name: values if ".head." in name else values.to(self.precision) for name, values in parameters.items()}
 
     def _seen(self, parameters: Mapping[str, Any], trunk: str, frames: Any) -> Any:
         """What a trunk makes of frames, (R, B, C, H, W) uint8 → (R, B, units) float32."""

@@ -50,3 +50,15 @@ def compiled(function: Callable[..., Any]) -> Any:
 def tanh(x: Tensor) -> Tensor:
     """tanh(x). Compiled, a form that Inductor runs five times faster than its own, to an absolute error of 1e-7."""
     return 2 * torch.sigmoid(2 * x) - 1 if torch.compiler.is_compiling() else torch.tanh(x)
+
+
+@torch.library.custom_op("ppo::row_norm", mutates_args=())
+def row_norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of each row, (R, P) → (R, 1). Opaque to Inductor, which fails on a pack where it can fuse this
+    sum with the optimiser's in-place steps (github.com/pytorch/pytorch/issues/188228)."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+
+
+@row_norm.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(len(x), 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppo.config import Profile
+from ppo.numerics import row_norm
 
 BETA1 = 0.9  # decay of the mean gradient per step (baselines@d9f194f common/mpi_adam.py; arXiv:1412.6980)
 BETA2 = 0.999  # decay of the mean squared gradient per step (same)
@@ -17,8 +18,7 @@ def clipped(gradient: Tensor, max_norm: float | None) -> Tensor:
     """gradient: (R, P), each run's scaled down to a norm of at most `max_norm` over all its parameters."""
     if max_norm is None:
         return gradient
-    norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-    return gradient * (max_norm / torch.clamp(norm, min=max_norm))
+    return gradient * (max_norm / torch.clamp(row_norm(gradient), min=max_norm))
 
 
 class Adam:

@@ -1,9 +1,12 @@
 """A whole update against plain single-agent PyTorch."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.pack import Pack
@@ -155,3 +158,19 @@ def test_the_projected_gradient_is_the_plain_one(env_id):
             trainer.update(rollout, iteration, alpha=1.0)
             assert_same_parameters(pack, trainer)
     assert trainers[0].projections > 0  # the tight trust region was met
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="numerics=fast needs a C++ compiler, g++")
+def test_a_compiled_update_of_a_pack_is_the_eager_one_rounded_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With clipped gradients, whose norm must not be compiled together with what moves by them."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    eager = pack_of("CartPole-v1", ALGOS[:2], max_grad_norm=0.5)
+    compiled = Pack([replace(run, numerics="fast") for run in eager.runs])
+    start = eager.flat.clone()
+    for pack in (eager, compiled):
+        pack.start()
+        update(pack, collect(pack))
+    torch.testing.assert_close(compiled.flat, eager.flat, rtol=0, atol=1e-5)
+    assert ((eager.flat - start).abs().amax(dim=1) > 1e-3).all()
