@@ -65,7 +65,7 @@ def figure6(results: Results, training: pd.DataFrame | None = None) -> Figure:
     ours = [style.handle(look, variant) for variant, look in looks.items()]
     ours += [style.handle(style.REFERENCES[reference], reference, lw=0.8) for reference in references]
     theirs = [style.handle(PUBLISHED, "PPO after 40M frames, paper’s Table 6", lw=0.8)]
-    if training is not None:
+    if training is not None and training["game"].isin(names[tasks]).any():
         theirs.append(style.handle(OF_OTHERS, "Stable-Baselines3’s PPO in training, one published run", lw=1))
     style.say_below(figure, [*ours, *theirs])
     return figure

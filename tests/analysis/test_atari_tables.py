@@ -246,8 +246,10 @@ class TestBesideOthers:
         assert len(figures.figure6(results).axes[0].lines) == len(axis.lines) - 1
 
     def test_other_games_have_none(self, tmp_path: Path) -> None:
-        (axis,) = figures.beside_others(found(tmp_path, rising([BREAKOUT], ["a"]))).axes
-        assert not [line for line in axis.lines if line.get_linestyle() == ":"]
+        figure = figures.beside_others(found(tmp_path, rising([BREAKOUT], ["a"])))
+        assert not [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+        (legend,) = figure.legends
+        assert not [text for text in legend.get_texts() if "Stable-Baselines3" in text.get_text()]
 
 
 class TestCommand:
