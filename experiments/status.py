@@ -17,7 +17,7 @@ from rich.text import Text
 
 from experiments.cluster.launch import Launch, launches_of
 from experiments.cluster.slurm import Queued, Silent, in_queue
-from experiments.cluster.standing import Standing, standings
+from experiments.cluster.standing import Standing, kept_as_done, runs_in, standings
 from experiments.manifest import Entry, read_manifest
 from ppo.config import UserError, near_matches
 
@@ -47,7 +47,9 @@ def look(study: Path, asked: Callable[[Path], Waiting] = in_queue) -> list[tuple
     if not (study / "study.json").exists():
         return [(entry, Standing("missing")) for entry in entries]
     written = json.loads((study / "study.json").read_text())
-    stands = standings(entries, study.parent.parent, written["code_id"])
+    parts = Path(written["parts"]) if written.get("parts") else None  # older launches say nothing of them
+    kept = runs_in(parts, written["code_id"])
+    stands = kept_as_done(entries, standings(entries, study.parent.parent, written["code_id"]), kept)
     launches = launches_of(study)
     waiting = asked(study) if any(launch.head()["cluster"] == "slurm" for launch in launches) else {}
     stands = [queued(stand, waiting.get(entry.run_id)) for entry, stand in zip(entries, stands, strict=True)]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -25,7 +24,7 @@ from experiments.cluster.launch import Task, freeze_launch
 from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
 from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
-from experiments.cluster.standing import Standing, standings
+from experiments.cluster.standing import kept_as_done, runs_in, standings
 from experiments.compose import CONF, build, check_arguments, fitted
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
@@ -52,6 +51,7 @@ class Request:
     head: dict[str, Any]  # what every task of a launch must know
     retry: bool
     extend: bool
+    parts: Path | None
     kept: frozenset[str]  # ids of the runs that `parts` holds
 
     @property
@@ -77,6 +77,7 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
         name: str(value) if name in ("mem", "gpus") and value is not None else value for name, value in site.items()
     }
     cluster = build(Local if site["kind"] == "local" else Slurm, site, "cluster.")
+    parts = None if cfg.parts is None else Path(fitted("parts", cfg.parts, str)).resolve()
     return Request(
         name=name,
         study=study,
@@ -94,19 +95,9 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
         },
         retry=cfg.retry is not None,
         extend=fitted("extend", cfg.extend, bool),
-        kept=runs_in(None if cfg.parts is None else Path(fitted("parts", cfg.parts, str))),
+        parts=parts,
+        kept=runs_in(parts, code_id()),
     )
-
-
-def runs_in(parts: Path | None) -> frozenset[str]:
-    """Ids of the runs that parts of a dataset hold, trained by this very code; a refusal where there are no parts."""
-    if parts is None:
-        return frozenset()
-    tables = [pq.read_table(path, columns=["run_id", "code_id"]) for path in parts.glob("*/*/runs.parquet")]
-    if not tables:
-        raise UserError(f"parts={parts}: there are no parts of a dataset there; python -m analysis.parts writes them")
-    pairs = [(run["run_id"], run["code_id"]) for table in tables for run in table.to_pylist()]
-    return frozenset(run for run, code in pairs if code == code_id())
 
 
 def launch(request: Request, console: Console) -> int:
@@ -117,7 +108,9 @@ def launch(request: Request, console: Console) -> int:
     try:
         with Heartbeat([claim.folder]):
             entries = freeze(request.folder, request.entries, request.extend)
-            said = {**asdict(request.study), "code_id": code_id(), "overrides": request.head["overrides"]}
+            parts = None if request.parts is None else str(request.parts)
+            overrides = request.head["overrides"]
+            said = {**asdict(request.study), "code_id": code_id(), "overrides": overrides, "parts": parts}
             write_durably(request.folder / "study.json", as_json(said))
             if todo := missing(request, entries, console):
                 say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
@@ -204,10 +197,7 @@ def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], consol
 
 def report(request: Request, entries: Sequence[Entry], console: Console) -> int:
     """Say how the study stands now; returns 0 if it is complete."""
-    stands = [
-        Standing("done", note="in the parts") if entry.run_id in request.kept else stand
-        for entry, stand in zip(entries, standings(entries, request.records, code_id()), strict=True)
-    ]
+    stands = kept_as_done(entries, standings(entries, request.records, code_id()), request.kept)
     say(console, f"{request.name}: {told(counts(stands))}")
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state == "failed":

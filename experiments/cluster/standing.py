@@ -2,14 +2,16 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from experiments.files import read_json
 from experiments.manifest import Entry
 from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start
-from ppo.config import RunConfig
+from ppo.config import RunConfig, UserError
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,25 @@ def standings(entries: Sequence[Entry], records: Path, code_id: str) -> list[Sta
     return [
         standing(runs / entry.folder_name, entry.run.config, now) if entry.folder_name in there else Standing("missing")
         for entry in entries
+    ]
+
+
+def runs_in(parts: Path | None, code_id: str) -> frozenset[str]:
+    """Ids of the runs that parts of a dataset hold, trained by this very code; a refusal where there are no parts."""
+    if parts is None:
+        return frozenset()
+    tables = [pq.read_table(path, columns=["run_id", "code_id"]) for path in parts.glob("*/*/runs.parquet")]
+    if not tables:
+        raise UserError(f"parts={parts}: there are no parts of a dataset there; python -m analysis.parts writes them")
+    pairs = [(run["run_id"], run["code_id"]) for table in tables for run in table.to_pylist()]
+    return frozenset(run for run, code in pairs if code == code_id)
+
+
+def kept_as_done(entries: Sequence[Entry], stands: Sequence[Standing], kept: Set[str]) -> list[Standing]:
+    """Standings in which runs that parts hold are done, whatever is left of their folders here."""
+    return [
+        Standing("done", entry.run.config.iterations, "in the parts") if entry.run_id in kept else stand
+        for entry, stand in zip(entries, stands, strict=True)
     ]
 
 

@@ -218,6 +218,7 @@ def test_what_parts_hold_is_not_trained_again(tiny: Path) -> None:
     assert "4 runs left alone: in the parts already" in done.stdout
     assert "4 of 8 runs to train" in done.stdout and "tiny: 8 done" in done.stdout
     assert len([*(tiny / "records/runs").glob("*/*/done.json")]) == 4
+    assert [stand.state for _, stand in look(tiny / "records/studies/tiny")] == ["done"] * 8
     for path in (tiny / "parts").glob("*/*/runs.parquet"):
         pd.read_parquet(path).assign(code_id="0" * 12).to_parquet(path)
     assert "4 of 8 runs to train" in launch(tiny, f"parts={tiny / 'parts'}", "dry_run=true").stdout
