@@ -17,12 +17,11 @@ from rich.text import Text
 
 from experiments.cluster.launch import Launch, launches_of
 from experiments.cluster.slurm import Queued, Silent, in_queue
-from experiments.cluster.standing import Standing, kept_as_done, runs_in, standings
+from experiments.cluster.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
 from experiments.manifest import Entry, read_manifest
 from ppo.config import UserError, near_matches
 
 STATES = ("done", "diverged", "running", "queued", "stopped", "failed", "missing")
-COMPLETE = ("done", "diverged")
 WATCH_SECONDS = 5.0
 SHOWN = 20  # of the runs that want a person's eye
 PIPED_WIDTH = 200  # columns

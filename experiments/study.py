@@ -24,14 +24,14 @@ from experiments.cluster.launch import Task, freeze_launch
 from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
 from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
-from experiments.cluster.standing import kept_as_done, runs_in, standings
+from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standings
 from experiments.compose import CONF, build, check_arguments, fitted
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.manifest import Entry, Study, expand, freeze, study_of
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
-from experiments.status import COMPLETE, counts, told
+from experiments.status import counts, told
 from experiments.tracking.settings import Tracking
 from experiments.train import leave, stop
 from ppo.config import UserError, choose, positive

@@ -20,7 +20,6 @@ FEW_GAMES = 16  # up to so many stand in fewer columns
 COLOURS = ("#2b7bc0", "#d55e00", "#1b9e77", "#882255", "#a39400", "#cc78bc", "#8c8c8c")
 """By a variant's place: lines in panels this small are told apart by colour alone."""
 PUBLISHED, OF_OTHERS = Look(style.INK, "--"), Look(style.INK, ":")
-ACTORS = 8  # of a published training run, at the same pace
 BINS = 20  # of a published training run: a mean of some ten games
 
 
@@ -74,7 +73,7 @@ def figure6(results: Results, training: pd.DataFrame | None = None) -> Figure:
 def in_bins(games: pd.DataFrame, longest: int) -> tuple[Array, Array]:
     """A training run's mean scores over the games that ended in each part of `longest` frames, at the parts' ends."""
     ends = np.linspace(0, longest, BINS + 1)[1:]
-    part = np.searchsorted(ends, ACTORS * games["frames"])
+    part = np.searchsorted(ends, games["frames"])
     means = games.groupby(part)["score"].mean().reindex(range(BINS))
     return ends, means.to_numpy()
 

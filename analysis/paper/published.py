@@ -88,11 +88,12 @@ def atari_human() -> pd.DataFrame:
 
 
 def atari_training() -> pd.DataFrame:
-    """Games of a published training run, in the order they ended: game, actor, frames (that actor's own, skipped ones
-    counted, at the game's end), score (raw), source.
+    """Games of a published training run, actor by actor in the order they ended: game, actor, frames (of all actors,
+    who keep pace, skipped ones counted, at the game's end; the file has the actor's own), score (raw), source.
 
     Pong: Stable-Baselines3's PPO with the settings of its zoo, which are ppo2's but for the weight and clipping of V
     (8 actors × 128 env steps, 4 epochs, minibatches of 256, stepsize 2.5e-4 and ε 0.1 falling over 10 M env steps), one
-    seed; two of its eight actors, through the first fifth of their 40 M frames.
+    seed; two of its eight actors, through the first fifth of the run's 40 M frames.
     """
-    return _read("atari_training")
+    rows = _read("atari_training")
+    return rows.assign(frames=8 * rows["frames"])

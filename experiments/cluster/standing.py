@@ -13,6 +13,8 @@ from experiments.manifest import Entry
 from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start
 from ppo.config import RunConfig, UserError
 
+COMPLETE = ("done", "diverged")
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -47,9 +49,11 @@ def runs_in(parts: Path | None, code_id: str) -> frozenset[str]:
 
 
 def kept_as_done(entries: Sequence[Entry], stands: Sequence[Standing], kept: Set[str]) -> list[Standing]:
-    """Standings in which runs that parts hold are done, whatever is left of their folders here."""
+    """Standings in which runs that parts hold are done, unless their folders here are whole and say more."""
     return [
-        Standing("done", entry.run.config.iterations, "in the parts") if entry.run_id in kept else stand
+        Standing("done", entry.run.config.iterations, "in the parts")
+        if entry.run_id in kept and stand.state not in COMPLETE
+        else stand
         for entry, stand in zip(entries, stands, strict=True)
     ]
 

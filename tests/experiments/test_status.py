@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments.cluster import slurm
@@ -87,6 +88,23 @@ def test_a_heartbeat_elsewhere_that_stopped_is_no_sign_of_life(study: Path) -> N
     beat = folder(study.parent.parent, RUNS[3]) / "attempt-2" / "heartbeat"
     os.utime(beat, (beat.stat().st_atime, beat.stat().st_mtime - 60))
     assert look(study)[3][1].state == "stopped"
+
+
+def test_runs_that_parts_hold_are_done_and_what_folders_tell_stands(study: Path) -> None:
+    """A done, a diverged, a failed and a missing run, all in the parts; and one there by other code."""
+    parts = study.parent / "parts"
+    for place, (row, code) in enumerate([(0, code_id()), (1, code_id()), (5, code_id()), (6, code_id()), (4, "other")]):
+        cell = parts / "CartPole-v1" / str(place)
+        cell.mkdir(parents=True)
+        pd.DataFrame({"run_id": [RUNS[row].run_id], "code_id": [code]}).to_parquet(cell / "runs.parquet")
+    (study / "study.json").write_bytes(as_json({"code_id": code_id(), "parts": str(parts)}))
+    stands = [stand for _, stand in look(study)]
+    assert [stand.state for stand in stands] == ["done", "diverged", "running", "running", "stopped", "done", "done"]
+    assert [stand.note for stand in stands[5:]] == ["in the parts"] * 2
+    assert stands[0].note == "score 12.3"
+    shutil.rmtree(parts)
+    with pytest.raises(UserError, match="there are no parts of a dataset there"):
+        look(study)
 
 
 def test_json_has_every_run_and_the_counts(study: Path) -> None:
