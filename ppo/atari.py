@@ -64,7 +64,7 @@ class Ale:
         return observations[ids]
 
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """All games move: those not in `ids` by a no-op, so they must be reset before they count."""
+        """All games move: those not in `ids` by a no-op, maybe over their end, where ALE draws for the next game."""
         moves = np.zeros(len(self.lost), dtype=np.int64)
         moves[ids] = actions
         if self.fires:

@@ -40,7 +40,7 @@ class Backend(Protocol):
 
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations (n, …), rewards (n,) float64, terminated (n,), truncated (n,). What it does to environments not
-        in `ids` is its own affair: they are reset before they count."""
+        in `ids` is its own affair, their draws included: all they do before their first reset is forgotten there."""
         ...
 
 
@@ -160,16 +160,14 @@ class Environments:
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Replay every run to where it stood, all of them together; refuses by name what does not replay."""
         targets = np.array([state["resets"] for state in states])
-        while (behind := self.ids[self.resets < targets - 1]).size:
-            self.backend.reset(behind)
-            self.resets[behind] += 1
         actions = [np.asarray(state["actions"]) for state in states]
         lengths = np.array([len(a) for a in actions])
         longest = int(lengths.max())
         self.history = [np.zeros((len(states), *self._action_shape()), self._action_dtype()) for _ in range(longest)]
         self.started = longest - lengths  # all end together, so that who stands still has not begun
         for t in range(longest + 1):
-            if (starting := self.ids[(self.started == t) & (targets > 0)]).size:
+            # Only now all their resets: a game that stood still between two might end, and draw for a new one.
+            while (starting := self.ids[(self.started == t) & (self.resets < targets)]).size:
                 self.observations[starting] = self.backend.reset(starting)
                 self.resets[starting] += 1
             if t < longest:
