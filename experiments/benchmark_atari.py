@@ -109,10 +109,13 @@ def measure(run: NamedRun, rounds: int) -> Figures:
     def middle(name: str, figure: str) -> float:
         return median(figures[figure] for figures in seen[name])
 
-    ours = [name for name in seen if name != "sb3"]
     return {
-        **{f"{name}_vs_sb3": middle(name, "rate") / middle("sb3", "rate") for name in ours},
-        **{f"peak_mb_{name}": middle(name, "peak_mb") for name in ours},
+        "single_vs_sb3": middle("single_exact", "rate") / middle("sb3", "rate"),
+        "pack_vs_sb3": middle("pack_exact", "rate") / middle("sb3", "rate"),
+        "single_vs_sb3_fast": middle("single_fast", "rate") / middle("sb3", "rate"),
+        "pack_vs_sb3_fast": middle("pack_fast", "rate") / middle("sb3", "rate"),
+        "peak_mb": middle("pack_exact", "peak_mb"),
+        "peak_mb_fast": middle("pack_fast", "peak_mb"),
         **{f"share_{part}": middle("pack_exact", part) for part in PARTS},
         "sb3_steps_per_s": middle("sb3", "rate"),
     }
