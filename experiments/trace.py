@@ -145,6 +145,9 @@ class Listener:
     def reset(self, ids: np.ndarray) -> np.ndarray:
         return self.backend.reset(ids)
 
+    def skip(self, ids: np.ndarray) -> None:
+        self.backend.skip(ids)
+
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         seen = self.environments.observations.copy()
         answer = self.backend.step(actions, ids)

@@ -24,11 +24,10 @@ from experiments.records import checkpoint
 from experiments.records.find import find_run
 from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, UserError, near_matches, positive
-from ppo.environments import MAX_SEED
 from ppo.networks import Network
 from ppo.normalisation import ObservationFilter
 from ppo.policies import distribution_class
-from ppo.randomness import generator
+from ppo.randomness import MAX_SEED, generator
 from ppo.spaces import Spaces
 
 

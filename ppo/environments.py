@@ -21,8 +21,6 @@ from ppo.atari import Ale
 from ppo.config import Env, UserError, near_matches
 from ppo.spaces import Spaces
 
-MAX_SEED = 2**31 - 1
-
 
 class Backend(Protocol):
     """What a backend offers. `ids` (n,) int name the environments meant; arrays have n rows."""
@@ -38,9 +36,13 @@ class Backend(Protocol):
         """Start new episodes; the first reset of each environment seeds it. Returns observations (n, …)."""
         ...
 
+    def skip(self, ids: np.ndarray) -> None:
+        """A reset whose episode nobody will play."""
+        ...
+
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations (n, …), rewards (n,) float64, terminated (n,), truncated (n,). What it does to environments not
-        in `ids` is its own affair, their draws included: all they do before their first reset is forgotten there."""
+        in `ids` is its own affair: they are reset before they count."""
         ...
 
 
@@ -64,6 +66,9 @@ class EnvPool:
     def reset(self, ids: np.ndarray) -> np.ndarray:
         observations, _ = self.envs.reset(ids)
         return observations.astype(np.float64)
+
+    def skip(self, ids: np.ndarray) -> None:
+        self.reset(ids)
 
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         observations, rewards, terminated, truncated, _ = self.envs.step(actions, ids)
@@ -93,6 +98,9 @@ class Gymnasium:
             observations.append(self.envs[i].reset(seed=self.seeds[i])[0])
             self.seeds[i] = None
         return np.asarray(observations, dtype=np.float64)
+
+    def skip(self, ids: np.ndarray) -> None:
+        self.reset(ids)
 
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         results = [self.envs[i].step(action)[:4] for i, action in zip(ids, actions, strict=True)]
@@ -160,14 +168,16 @@ class Environments:
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Replay every run to where it stood, all of them together; refuses by name what does not replay."""
         targets = np.array([state["resets"] for state in states])
+        while (behind := self.ids[self.resets < targets - 1]).size:
+            self.backend.skip(behind)
+            self.resets[behind] += 1
         actions = [np.asarray(state["actions"]) for state in states]
         lengths = np.array([len(a) for a in actions])
         longest = int(lengths.max())
         self.history = [np.zeros((len(states), *self._action_shape()), self._action_dtype()) for _ in range(longest)]
         self.started = longest - lengths  # all end together, so that who stands still has not begun
         for t in range(longest + 1):
-            # Only now all their resets: a game that stood still between two might end, and draw for a new one.
-            while (starting := self.ids[(self.started == t) & (self.resets < targets)]).size:
+            if (starting := self.ids[(self.started == t) & (targets > 0)]).size:
                 self.observations[starting] = self.backend.reset(starting)
                 self.resets[starting] += 1
             if t < longest:

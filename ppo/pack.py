@@ -12,13 +12,13 @@ import torch
 
 from ppo.cem import CrossEntropyMethod
 from ppo.config import OBJECTIVES, RunConfig, UserError, pack_key
-from ppo.environments import MAX_SEED, Environments
+from ppo.environments import Environments
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter, RewardScale
 from ppo.numerics import precision, prepare
 from ppo.optimisers import optimiser
 from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
-from ppo.randomness import generator
+from ppo.randomness import MAX_SEED, generator
 
 
 class Pack:

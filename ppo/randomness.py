@@ -8,6 +8,8 @@ import hashlib
 
 import numpy as np
 
+MAX_SEED = 2**31 - 1  # below which simulators take their seeds
+
 
 def generator(seed: int, purpose: str, iteration: int = 0) -> np.random.Generator:
     """The Philox stream of one name: the key is (seed, digest of purpose), the counter's high word the iteration."""

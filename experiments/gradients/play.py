@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ppo import advantages
-from ppo.environments import BACKENDS, MAX_SEED
+from ppo.environments import BACKENDS
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter
 from ppo.optimisers import optimiser
 from ppo.pack import Pack
 from ppo.policies import Distribution
-from ppo.randomness import generator
+from ppo.randomness import MAX_SEED, generator
 
 MINIBATCH = 1024  # env steps, of the critics' fit
 EPOCHS = 20

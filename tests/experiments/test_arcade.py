@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppo.environments import MAX_SEED, Environments
-from ppo.randomness import generator
+from ppo.environments import Environments
+from ppo.randomness import MAX_SEED, generator
 from tests.conftest import small_game, train
 from tests.experiments.conftest import assert_refused
 
