@@ -1,4 +1,4 @@
-"""The suite learns: not a measure of how well, which the README reports, but of whether."""
+"""The suite learns: not a measure of how well, which the committed studies are, but of whether."""
 
 from pathlib import Path
 
