@@ -41,6 +41,9 @@ class Batch:
             None if self.trajectory is None else f(self.trajectory),
         )
 
+    def rows(self, rows: slice) -> "Batch":
+        return self.map(lambda tensor: tensor[rows])
+
 
 @dataclass
 class Coefficients:
@@ -55,31 +58,33 @@ class Coefficients:
 
 
 def surrogate(pack: Pack, batch: Batch, new: Distribution, c: Coefficients) -> Tensor:
-    """Each run's objective on its own rows, (R, B). A run without penalty never meets a KL, so no 0·∞ arises."""
-    log_prob = new.log_prob(batch.action)
-    log_ratio = log_prob - batch.log_prob
-    ratio = torch.exp(log_ratio)
+    """Each run's objective on its own rows, (R, B). A run meets no KL and no ratio that its objective does not read:
+    where they overflow, its gradient of 0 there would become 0·∞."""
+    log_probs = new.log_prob(batch.action)
+    log_ratios = log_probs - batch.log_prob
     parts = []
     for name, rows in pack.objective_rows():
-        advantage = batch.advantage[rows]
+        ours, policy = batch.rows(rows), new.rows(rows)
+        advantage, epsilon, beta, delta = ours.advantage, c.epsilon[rows], c.beta[rows], c.delta[rows]
+        log_prob, log_ratio = log_probs[rows], log_ratios[rows]
+        ratio = torch.exp(log_ratio)
         match name:
             case "clip":
-                part = objectives.clip(ratio[rows], advantage, c.epsilon[rows])
+                part = objectives.clip(ratio, advantage, epsilon)
             case "kl_fixed" | "kl_adaptive":
-                assert batch.old is not None
-                kl = batch.old.rows(rows).kl(new.rows(rows))
-                part = objectives.kl_penalty(ratio[rows], advantage, kl, c.beta[rows])
+                assert ours.old is not None
+                part = objectives.kl_penalty(ratio, advantage, ours.old.kl(policy), beta)
             case "policy_gradient":
-                part = objectives.policy_gradient(log_prob[rows], advantage)
+                part = objectives.policy_gradient(log_prob, advantage)
             case "trajectory_ratio":
-                assert batch.trajectory is not None
-                ours = log_prob[rows], log_ratio[rows], advantage, batch.trajectory[rows]
-                part = objectives.trajectory_ratio(*ours, count=pack.profile.batch)
+                assert ours.trajectory is not None
+                count = pack.profile.batch
+                part = objectives.trajectory_ratio(log_prob, log_ratio, advantage, ours.trajectory, count)
             case "projected":
-                assert batch.average is not None
-                part = projected(batch.average.rows(rows), new.rows(rows), batch.action[rows], advantage, c.delta[rows])
+                assert ours.average is not None
+                part = projected(ours.average, policy, ours.action, advantage, delta)
             case _:
-                part = objectives.unconstrained(ratio[rows], advantage)
+                part = objectives.unconstrained(ratio, advantage)
         parts.append(part)
     return torch.cat(parts)
 

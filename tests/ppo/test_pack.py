@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.trace import ALGOS
 from ppo.config import Algo, RunConfig, UserError
+from ppo.losses import Batch, surrogate
 from ppo.pack import Pack
 from ppo.train import train
+from ppo.update import scheduled
 from tests.conftest import ROWS, small_run
 
 SIZES = (1, 2, 3, 5, 8, 9, 17)
@@ -103,6 +106,29 @@ def test_a_member_that_diverges_leaves_its_mates_bytes_alone() -> None:
     pack = Pack([runs[0], wild])
     *_, last = train(pack)
     assert list(last.alive) == [True, False]
+
+
+@pytest.mark.parametrize("objective", ["policy_gradient", "trajectory_ratio"])
+def test_a_ratio_that_overflows_moves_no_run_whose_objective_reads_none(objective: str) -> None:
+    bare = small_run(algo=Algo(objective), profile={"minibatch_size": 256})
+    clip = replace(bare, algo=ROWS[0], seed=1)
+
+    def gradients(runs: list[RunConfig]) -> torch.Tensor:
+        """∂(surrogate)/∂θ, a row per run, where the ratios of the last run are e^±100."""
+        pack, rng = Pack(runs), np.random.default_rng(0)
+        x = pack.tensor(np.tile(rng.standard_normal((1, 256, pack.spaces.observation_size)), (len(runs), 1, 1)))
+        action = pack.tensor(np.tile(rng.standard_normal((1, 256, 1)), (len(runs), 1, 1)))
+        new = pack.distribution(pack.leaves, pack.network.policy(pack.leaves, x))
+        log_prob = new.log_prob(action).detach()
+        log_prob[-1] += torch.tensor([100.0, -100.0]).repeat(128)
+        one, trajectory = torch.ones_like(log_prob), torch.zeros_like(log_prob, dtype=torch.int64)
+        batch = Batch(x, action, log_prob, one, one, None, None, trajectory=trajectory)
+        total = surrogate(pack, batch, new, scheduled(pack)[0]).sum()
+        return pack.network.gradient(pack.leaves, total)
+
+    alone, together = gradients([bare]), gradients([clip, bare])
+    assert torch.isfinite(together).all() and together[-1].any()
+    assert torch.equal(together[-1], alone[0])
 
 
 def test_a_pack_of_the_dead_stops() -> None:
