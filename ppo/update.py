@@ -37,7 +37,8 @@ def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.nd
         case _:
             estimate = advantages.rewards_to_go(rewards, next_values, terminated, ended, gamma)
     advantage, value_target, values = map(merged, (*estimate, values))
-    if pack.profile.standardise == "rollout":
+    at_once = pack.profile.value_fit == "separate"  # the policy's one minibatch is the whole rollout
+    if pack.profile.standardise == "rollout" or (at_once and pack.profile.standardise == "minibatch"):
         advantage = standardised(advantage, pack.profile.standardise_epsilon)
     return advantage, value_target, values
 

@@ -201,9 +201,14 @@ class Trainer:
                 torch.nn.utils.clip_grad_norm_(agent.parameters(), profile.max_grad_norm)
             optimiser.step()
 
+        def per_minibatch(advantage):
+            if profile.standardise != "minibatch":
+                return advantage
+            return (advantage - advantage.mean()) / (advantage.std(correction=0) + profile.standardise_epsilon)
+
         separate, unit = profile.value_fit == "separate", profile.segment or 1
         if separate:
-            move(self.optimiser, of_policy(np.arange(len(x)), advantages))
+            move(self.optimiser, of_policy(np.arange(len(x)), per_minibatch(advantages)))
             self.of_value.param_groups[0]["lr"] = profile.value_stepsize
         units = np.tile(np.arange(len(x) // unit), (profile.epochs, 1))
         orders = generator(self.run.seed, "minibatch", iteration).permuted(units, axis=1)
@@ -213,11 +218,7 @@ class Trainer:
                 if separate:
                     move(self.of_value, of_value(i))
                     continue
-                advantage = advantages[i]
-                if profile.standardise == "minibatch":
-                    mean, std = advantage.mean(), advantage.std(correction=0)
-                    advantage = (advantage - mean) / (std + profile.standardise_epsilon)
-                move(self.optimiser, of_policy(i, advantage) + of_value(i))
+                move(self.optimiser, of_policy(i, per_minibatch(advantages[i])) + of_value(i))
 
         with torch.no_grad():
             kl = kl_divergence(old(np.arange(len(x))), agent.policy(x)).mean().item()

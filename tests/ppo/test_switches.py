@@ -59,7 +59,7 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], tuple[Any, ...]]]] = {
     "scale_rewards": [({}, (False, True))],
     "reward_clip": [({"scale_rewards": False}, (None, 0.5)), ({"scale_rewards": True}, (None, 0.1))],
     "time_limit": [({}, ("terminal", "bootstrap"))],
-    "standardise": [({}, ("none", "rollout", "minibatch"))],
+    "standardise": [({}, ("none", "rollout", "minibatch")), ({"value_fit": "separate"}, ("none", "minibatch"))],
     "standardise_epsilon": [({"standardise": name}, (0.0, 1.0)) for name in ("rollout", "minibatch")],
     "value_coef": [({"shared_trunk": True}, (0.05, 1.0))],
     "value_clip": [({}, (None, 0.01))],
@@ -226,8 +226,10 @@ def settings(**values: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         ),
         (settings(time_limit=("terminal", "bootstrap")), {"env": "InvertedPendulum-v4"}),
         (settings(clip_actions=(False, True), log_std_init=(0.0, 1.0)), {"env": "CartPole-v1"}),
+        (settings(standardise=("rollout", "minibatch"), value_fit=("separate", "separate")), {}),
+        (settings(standardise=("rollout", "minibatch")), {"algo": TRUST_REGION}),
     ],
-    ids=["no ε to anneal", "one iteration", "no time limit met", "discrete actions"],
+    ids=["no ε to anneal", "one iteration", "no time limit met", "discrete actions", "one minibatch", "one step"],
 )
 def test_what_meets_no_occasion_moves_nothing(pair: Any, changes: dict[str, Any]) -> None:
     one, other = (run_of("ppo1_2017_08", values, **changes) for values in pair)

@@ -125,6 +125,7 @@ SEPARATE = {"value_fit": "separate", "value_stepsize": 3e-3}
     [
         SEPARATE,
         SEPARATE | {"max_grad_norm": 0.5, "entropy_coef": 0.1},
+        SEPARATE | {"standardise": "minibatch", "standardise_epsilon": 1e-8},
         SEPARATE | {"stepsize_schedule": "kl", "stepsize_kl_target": 1e-3},
         {"epochs": 1, "optimiser": "rmsprop_tensorflow", "max_grad_norm": 0.5, "stepsize": 3e-3},
         {"epochs": 1, "optimiser": "rmsprop_torch", "rmsprop_decay": 0.9},
