@@ -73,7 +73,8 @@ def policy_of(pack: Pack, parameters: Mapping[str, Any], x: np.ndarray) -> np.nd
 
 
 def collect(pack: Pack) -> Rollout:
-    """One rollout; also marks members whose actions or rewards are no longer finite as not alive."""
+    """One rollout; also marks members whose actions or rewards are no longer finite as not alive. What these play on
+    with is no policy's doing: their episodes end unrecorded."""
     spaces, environments = pack.spaces, pack.environments
     runs, actors, horizon = len(pack), pack.profile.actors, pack.profile.horizon
     uniform = pack.algo.objective == "random"
@@ -127,7 +128,7 @@ def collect(pack: Pack) -> Rollout:
         over[..., t] = ended = terminated | truncated
         if ended.any():
             rollout.next_x[ended, t] = pack.filter.normalise(pack.observations)[ended]
-            for run, actor in np.argwhere(ended):
+            for run, actor in np.argwhere(ended & pack.alive[:, None]):
                 step = pack.env_steps + t * actors + int(actor) + 1
                 total, length = pack.episode_return[run, actor], pack.episode_length[run, actor]
                 rollout.episodes[run].append(Episode(step, float(total), int(length)))

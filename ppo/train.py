@@ -18,7 +18,7 @@ class Iteration:
 
     number: int  # from 1
     env_steps: int  # of each run, at the iteration's end
-    episodes: list[list[Episode]]  # finished in this iteration, per run
+    episodes: list[list[Episode]]  # finished in this iteration, per run, while it was alive
     metrics: dict[str, np.ndarray]  # diagnostics of the updates, (R,) each; empty for a policy that does not learn
     alive: np.ndarray  # (R,) bool: False once a run's parameters, actions or rewards are NaN or infinite
     seconds: dict[str, float]  # environment, inference, update: of the whole pack

@@ -11,8 +11,9 @@ from experiments.trace import ALGOS
 from ppo.config import Algo, RunConfig, UserError
 from ppo.losses import Batch, surrogate
 from ppo.pack import Pack
+from ppo.rollout import collect
 from ppo.train import train
-from ppo.update import scheduled
+from ppo.update import scheduled, update
 from tests.conftest import ROWS, small_run
 
 SIZES = (1, 2, 3, 5, 8, 9, 17)
@@ -106,6 +107,31 @@ def test_a_member_that_diverges_leaves_its_mates_bytes_alone() -> None:
     pack = Pack([runs[0], wild])
     *_, last = train(pack)
     assert list(last.alive) == [True, False]
+
+
+def test_the_episodes_of_a_run_end_where_it_died() -> None:
+    """Shaped like A2C, whose many rollouts an iteration go on after the one that left no finite parameter."""
+    shape = {"horizon": 5, "actors": 16, "rollouts": 25, "epochs": 1, "minibatch_size": 80}
+    run = small_run(algo=Algo("policy_gradient"), profile={**shape, "stepsize": 1e37})
+    pack, finished = Pack([run]), []
+    pack.start()
+    while torch.isfinite(pack.flat).all():
+        rollout = collect(pack)
+        finished += rollout.episodes[0]
+        update(pack, rollout)
+        pack.rollout += 1
+    assert finished and 0 < pack.env_steps < run.profile.steps
+    (only,) = train(Pack([run]))
+    assert only.episodes == [finished]
+    assert finished[-1].env_step <= pack.env_steps
+
+
+def test_actions_that_are_not_finite_end_no_episode_of_their_runs_record() -> None:
+    pack = Pack([small_run(seed, profile={"actors": 2}) for seed in range(2)])
+    pack.start()
+    pack.flat[1] = torch.nan
+    healthy, dead = collect(pack).episodes
+    assert healthy and not dead
 
 
 @pytest.mark.parametrize("objective", ["policy_gradient", "trajectory_ratio"])
