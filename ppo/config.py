@@ -244,7 +244,7 @@ class Env:
 
     id: str = "Hopper-v4"
     max_episode_steps: int | None = None  # its time limit, env steps; the task's own where nothing is said
-    # Of Atari alone, all set there
+    # Of Atari alone (`ATARI_SETTINGS`), all set there
     frame_skip: int | None = None  # emulator frames per env step
     frame_max: bool = False  # see the brighter of a step's last two frames, pixel by pixel
     frame_stack: int | None = None  # frames an observation holds
@@ -256,6 +256,9 @@ class Env:
         for name in ("max_episode_steps", "frame_skip", "frame_stack", "screen"):
             positive(f"env.{name}", getattr(self, name))
         positive("env.noop_max", self.noop_max, zero=True)
+
+
+ATARI_SETTINGS = ("frame_skip", "frame_max", "frame_stack", "screen", "noop_max", "fire")
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,12 @@ class RunConfig:
                 f"env_steps={self.env_steps} is less than one iteration, {self.profile.steps_told}; "
                 f"ask for at least {self.profile.steps}"
             )
+        for name in ATARI_SETTINGS:
+            value = getattr(self.env, name)
+            if value != getattr(Env, name) and self.backend != "ale":
+                raise UserError(
+                    f"env.{name}={value} means nothing to backend={self.backend}, only to ale; leave it out"
+                )
         objective, profile = self.algo.objective, self.profile
         if objective == "trust_region" and profile.value_fit != "separate":
             raise UserError("algo.objective=trust_region moves the policy alone; it needs profile.value_fit=separate")

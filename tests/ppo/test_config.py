@@ -155,6 +155,13 @@ def test_an_unknown_choice_is_refused_with_the_choices(cls: type, name: str, cho
         (Profile, {"value_stepsize": 1e-3}, "profile.value_stepsize=0.001 means nothing to profile.value_fit=joint"),
         (Profile, {"stepsize_schedule": "kl"}, "set both or neither"),
         (Profile, {"value_fit": "separate", "shared_trunk": True}, "set profile.shared_trunk=false"),
+        (RunConfig, {"env": Env(frame_skip=4)}, "env.frame_skip=4 means nothing to backend=envpool"),
+        (
+            RunConfig,
+            {"env": Env(fire=True), "backend": "gymnasium"},
+            "env.fire=True means nothing to backend=gymnasium",
+        ),
+        (RunConfig, {"env": Env(noop_max=0)}, "env.noop_max=0 means nothing to backend=envpool"),
         (RunConfig, {"algo": Algo("trajectory_ratio")}, "set profile.minibatch_size=2048, or profile.segment"),
     ],
 )
