@@ -58,7 +58,8 @@ ALGOS: dict[Algo, dict[str, Any]] = {
         "trust_region", delta=0.01, kl_accepted=1.5, backtracks=10, cg_iterations=10, cg_damping=0.1, fisher_every=5
     ): SEPARATE | {"value_stepsize": 1e-3},
     Algo("cem", candidates=2, elite_fraction=0.5, initial_variance=1.0, extra_std=0.1, extra_generations=3.0): {
-        "actors": 1
+        "actors": 1,
+        "observation_filter": "per_step",
     },
 }
 """Each algorithm, and the settings of a profile that are its own."""

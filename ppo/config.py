@@ -298,6 +298,11 @@ class RunConfig:
             raise UserError(
                 f"algo.objective=cem plays one candidate at a time; profile.actors={profile.actors} must be 1"
             )
+        if objective == "cem" and profile.observation_filter == "per_rollout":
+            raise UserError(
+                "algo.objective=cem learns where episodes end, before profile.observation_filter=per_rollout moves; "
+                "use per_step or none"
+            )
         if objective == "trajectory_ratio" and not profile.segment and profile.minibatch_size < profile.batch:
             raise UserError(
                 "algo.objective=trajectory_ratio multiplies the ratios of whole trajectories, which small minibatches "

@@ -93,7 +93,8 @@ def test_what_has_no_such_numbers_is_refused(trained: dict[str, Path], export: A
     assert_refused(export(trained["random"], "--out", out), "has no critic", "random")
     assert_refused(export(trained["hopper"], "--steps", 0, "--out", out), "--steps=0")
     assert_refused(export("nobody", "--records", tmp_path, "--out", out), "no run is at the path nobody")
-    scaled = small_run(env="CartPole-v1", iterations=1, profile={"horizon": 256, "epochs": 1, "scale_rewards": True})
+    profile = {"horizon": 256, "epochs": 1, "scale_rewards": True, "observation_filter": "per_step"}
+    scaled = small_run(env="CartPole-v1", iterations=1, profile=profile)
     cem = Algo("cem", candidates=4, elite_fraction=0.5, initial_variance=1.0, extra_std=0.0, extra_generations=1.0)
     for name, run, words in (("scaled", scaled, "scaled rewards"), ("cem", replace(scaled, algo=cem), "no critic")):
         train([run], tmp_path / name)

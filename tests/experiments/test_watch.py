@@ -159,7 +159,8 @@ def cem_by_hand(state: dict[str, Any], parameters: np.ndarray) -> int:
 
 def test_cem_plays_the_mean_of_its_search_without_noise(tmp_path: Path, said: Any) -> None:
     cem = Algo("cem", candidates=8, elite_fraction=0.25, initial_variance=4.0, extra_std=0.0, extra_generations=1.0)
-    train([small_run(env="CartPole-v1", algo=cem, iterations=4, profile={"hidden_sizes": (4,)})], tmp_path)
+    profile = {"hidden_sizes": (4,), "observation_filter": "per_step"}
+    train([small_run(env="CartPole-v1", algo=cem, iterations=5, profile=profile)], tmp_path)
     (folder,) = [path.parent for path in tmp_path.rglob("config.json")]
     state = state_of(folder)
     flat = np.asarray(

@@ -9,6 +9,8 @@ import pytest
 
 from ppo.config import PER_RUN, Algo, Env, Profile, RunConfig, UserError, pack_key
 
+CEM = Algo("cem", candidates=2, elite_fraction=0.5, initial_variance=1.0, extra_std=0.1, extra_generations=3.0)
+
 
 def refusal(make: Any, **settings: Any) -> str:
     """The sentence with which `make` refuses: one line, without a closing stop."""
@@ -162,6 +164,7 @@ def test_an_unknown_choice_is_refused_with_the_choices(cls: type, name: str, cho
             "env.fire=True means nothing to backend=gymnasium",
         ),
         (RunConfig, {"env": Env(noop_max=0)}, "env.noop_max=0 means nothing to backend=envpool"),
+        (RunConfig, {"algo": CEM, "profile": Profile(observation_filter="per_rollout")}, "use per_step or none"),
         (RunConfig, {"algo": Algo("trajectory_ratio")}, "set profile.minibatch_size=2048, or profile.segment"),
     ],
 )

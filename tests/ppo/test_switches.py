@@ -29,6 +29,7 @@ CEM = Algo("cem", candidates=2, elite_fraction=0.5, initial_variance=1.0, extra_
 NEEDS: dict[str, dict[str, Any]] = {
     "trust_region": {"value_fit": "separate"},
     "trajectory_ratio": {"minibatch_size": 64},
+    "cem": {"observation_filter": "per_step"},
 }
 
 NORMC, ORTHOGONAL = {"init": "normc"}, {"init": "orthogonal"}
