@@ -9,7 +9,7 @@ All parts together are a dataset too: give FOLDER wherever one is read.
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,11 +70,24 @@ def write_part(runs: Sequence[Collected], note: dict[str, Any], out: Path) -> Pa
     return part
 
 
+def refuse_other_code(stored: pd.DataFrame, folders: Mapping[str, Path], out: Path) -> None:
+    """Runs that were trained again by another code than the stored ones': their ids are the same, so they would pass
+    for stored already. `folders` by run id."""
+    here = stored["run_id"].map({run_id: folder.parent.name for run_id, folder in folders.items()})
+    again = stored[here.notna() & (here != stored["code_id"])]
+    if not again.empty:
+        raise RecordError(
+            f"{len(again)} runs that code id {here[again.index[0]]} has trained are in {out} as runs of code id "
+            f"{again['code_id'].iloc[0]}, and no part is rewritten; give another --out"
+        )
+
+
 def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     """Write the parts that are finished and not there; returns them and how many cells are still to be trained."""
     place = place_of_study(study)
     folders = {path.name.rpartition("-")[2]: path for path in place.folders if (path / "done.json").exists()}
-    stored = load(out).runs if any(out.glob("*/*/dataset.json")) else pd.DataFrame(columns=["run_id"])
+    stored = load(out).runs if any(out.glob("*/*/dataset.json")) else pd.DataFrame(columns=["run_id", "code_id"])
+    refuse_other_code(stored, folders, out)
     assert place.study is not None
     asked = [words for words in place.study["overrides"] if not words.startswith("records=")]  # a place, not a setting
     about = {**place.study, "overrides": asked}

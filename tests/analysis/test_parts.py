@@ -123,12 +123,45 @@ def test_an_altered_run_is_refused_by_name_and_writes_nothing(
     assert not list(out.rglob("*.parquet"))
 
 
+def of_older_code(part: Path) -> None:
+    path = part / "runs.parquet"
+    pd.read_parquet(path).assign(code_id="0123456789ab").to_parquet(path)
+
+
+def test_runs_trained_again_by_another_code_are_refused(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but new cells would be written, and the report would be of the older code."""
+    out = tmp_path / "data"
+    grown(records, out)
+    of_older_code(out / "CartPole-v1" / "plain.s0-1")
+    before = digests(out)
+    train([begin(records, (0, 1))[-1].run.config], records)
+    assert parts.main(["small", "--records", str(records), "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: 2 runs that code id {code_id()} has trained are in {out} as runs of code id 0123456789ab, and no part "
+        "is rewritten; give another --out\n"
+    )
+    assert digests(out) == before
+
+
+def test_cells_of_an_older_code_that_were_not_trained_again_stay(records: Path, tmp_path: Path) -> None:
+    """As figure3's clip 0.2, which is table1's; and as what `experiments.study parts=…` finds there."""
+    out = tmp_path / "data"
+    grown(records, out)
+    of_older_code(out / "CartPole-v1" / "plain.s0-1")
+    for folder in records.glob("runs/*/CartPole-v1-unconstrained*"):
+        shutil.rmtree(folder)
+    train([begin(records, (0, 1))[-1].run.config], records)
+    assert grown(records, out) == (["InvertedPendulum-v4/mine-clip.s0-1"], 0)
+
+
 def test_parts_of_another_code_are_refused(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "data"
     grown(records, out)
-    path = out / "CartPole-v1" / "plain.s0-1" / "runs.parquet"
-    runs = pd.read_parquet(path)
-    runs.assign(code_id="0123456789ab").to_parquet(path)
+    of_older_code(out / "CartPole-v1" / "plain.s0-1")
+    for folder in records.glob("runs/*/CartPole-v1-unconstrained*"):
+        shutil.rmtree(folder)
     begin(records, (0, 1, 2))
     added = [entry for entry in begin(records, (0, 1, 2)) if entry.run.config.seed == 2 and entry.env == "cartpole"]
     train([entry.run.config for entry in added], records)
