@@ -45,12 +45,13 @@ class Measured(NamedTuple):
 
     @property
     def scores(self) -> dict[str, Array]:
-        """By task, (runs,) each; a run that diverged counts as its task's worst."""
-        return scores.raw_scores(self.runs)[VARIANT]
+        """By task, (runs,) each; a run that diverged counts as its task's worst, and a task has no entry if none of its
+        runs has a score to be the worst."""
+        return scores.raw_scores(self.runs).get(VARIANT, {})
 
 
 class Decision(NamedTuple):
-    """What both gates found; `verdict` is the worst of it."""
+    """What both gates found; `verdict` is the worst of it. `overall` is NaN where a task has no score."""
 
     verdict: str  # PASS | FAIL | CHANGED | INCONCLUSIVE
     reasons: list[str]
@@ -65,11 +66,15 @@ class Decision(NamedTuple):
 
 def decide(candidate: Measured, baseline: Measured, zero: Mapping[str, float], margin: float = MARGIN) -> Decision:
     """Both gates on one look's runs; `zero`: the random policy's score by task."""
-    overall = return_gate(candidate.scores, baseline.scores, zero, margin)
     mechanism = mechanism_gate(candidate.quantities, baseline.quantities)
     reasons = [reason] if (reason := crashed(candidate.runs, baseline.runs)) else []
+    if without := sorted(set(baseline.scores) - set(candidate.scores)):
+        overall = Return(np.nan, np.nan, np.nan, "FAIL")
+        reasons.append(f"no run has a finite score on {', '.join(without)}")
+    else:
+        overall = return_gate(candidate.scores, baseline.scores, zero, margin)
     verdict = "FAIL" if reasons else overall.verdict
-    if overall.verdict == "FAIL":
+    if overall.verdict == "FAIL" and not without:
         reasons.append(f"the score is lower by {-overall.difference:.3g} of the baseline's span")
     found = Decision(verdict, reasons, overall, mechanism)
     if found.changed.empty:
@@ -113,10 +118,11 @@ def stretches(iterations: int) -> list[int]:
     return sorted({1, *(max(1, round(share * iterations)) for share in STRETCHES)})
 
 
-def by_stretch(iterations: pd.DataFrame) -> pd.DataFrame:
+def by_stretch(iterations: pd.DataFrame, last: int) -> pd.DataFrame:
     """Means of the quantities over each stretch: a row per env, run and stretch, which is named by its last iteration.
-    `iterations` has a row per run and iteration, with env, run, iteration and the quantities."""
-    ends = np.array(stretches(int(iterations["iteration"].max())))
+    `iterations` has a row per run and iteration, with env, run, iteration and the quantities; `last` is the last
+    iteration of a whole run."""
+    ends = np.array(stretches(last))
     stretch = ends[np.searchsorted(ends, iterations["iteration"])]
     return iterations.assign(stretch=stretch).groupby(["env", "stretch", "run"], observed=True)[list(QUANTITIES)].mean()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
 from analysis import gates
@@ -64,8 +65,9 @@ def looked_at(runs: pd.DataFrame, per_look: int) -> tuple[pd.DataFrame, int]:
 def measured(dataset: Dataset, runs: pd.DataFrame) -> Measured:
     """What the gates read of these runs of a dataset."""
     iterations = dataset.read("iterations")
-    iterations["run"] = iterations["run"].astype(str)
-    return Measured(runs, gates.by_stretch(iterations.merge(runs[["run", "env"]], on="run")))
+    iterations = iterations.astype({"run": str}).merge(runs[["run", "env"]], on="run")
+    last = int(runs["budget"].max() // iterations["env_steps"].min())  # by the budget, for all runs may have diverged
+    return Measured(runs, gates.by_stretch(iterations, last))
 
 
 def random_scores(runs: pd.DataFrame) -> dict[str, float]:
@@ -77,8 +79,13 @@ def random_scores(runs: pd.DataFrame) -> dict[str, float]:
 def task_by_task(
     ours: Mapping[str, Array], theirs: Mapping[str, Array], zero: Mapping[str, float], margin: float
 ) -> dict[str, Return]:
-    """The return gate on each task alone."""
-    return {task: gates.return_gate({task: ours[task]}, {task: theirs[task]}, zero, margin) for task in theirs}
+    """The return gate on each task alone, of what is finite; without a task where fewer than two runs are left."""
+    found = {}
+    for task in theirs:
+        x, y = (runs[np.isfinite(runs)] for runs in (ours.get(task, np.empty(0)), theirs[task]))
+        if min(x.size, y.size) > 1:
+            found[task] = gates.return_gate({task: x}, {task: y}, zero, margin)
+    return found
 
 
 def judge(candidate: Dataset, baseline: Baseline, margin: float = MARGIN) -> Judgement:

@@ -1,6 +1,7 @@
 """The regression gates on runs whose truth is known: verdicts, their error rates, refusals, baselines."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import fields
@@ -87,7 +88,7 @@ class TestMechanism:
     def test_stretches_are_means_over_iterations(self) -> None:
         found = diagnostics(np.random.default_rng(0), 2)
         assert gates.stretches(50) == [1, 5, 12, 25, 50]
-        means = gates.by_stretch(found)
+        means = gates.by_stretch(found, 50)
         some = found[(found["env"] == "a") & (found["run"] == "a1") & found["iteration"].between(13, 25)]
         assert means.loc[("a", 25, "a1"), "kl"] == pytest.approx(some["kl"].mean())
         assert len(means) == 2 * 2 * 5
@@ -95,7 +96,7 @@ class TestMechanism:
     def test_names_the_quantity_that_moved_and_no_other(self) -> None:
         rng = np.random.default_rng(1)
         baseline, candidate = diagnostics(rng, 60), diagnostics(rng, 24, update_norm=-2.0)
-        tests = gates.mechanism_gate(gates.by_stretch(candidate), gates.by_stretch(baseline))
+        tests = gates.mechanism_gate(gates.by_stretch(candidate, 50), gates.by_stretch(baseline, 50))
         assert len(tests) == 2 * 5 * len(gates.QUANTITIES)
         changed = tests[tests["changed"]]
         assert set(changed["quantity"]) == {"update_norm"}
@@ -103,7 +104,7 @@ class TestMechanism:
 
     def test_p_is_scipys(self) -> None:
         rng = np.random.default_rng(2)
-        baseline, candidate = (gates.by_stretch(diagnostics(rng, n)) for n in (30, 12))
+        baseline, candidate = (gates.by_stretch(diagnostics(rng, n), 50) for n in (30, 12))
         row = gates.mechanism_gate(candidate, baseline).set_index(["env", "stretch", "quantity"]).loc[("b", 12, "kl")]
         x, y = (frame.loc[("b", 12), "kl"] for frame in (candidate, baseline))
         assert row["p"] == pytest.approx(stats.mannwhitneyu(x, y).pvalue, rel=1e-6)
@@ -112,7 +113,7 @@ class TestMechanism:
         rng = np.random.default_rng(3)
         draws = 25
         called = sum(
-            gates.mechanism_gate(*(gates.by_stretch(diagnostics(rng, n)) for n in (16, 40)))["changed"].any()
+            gates.mechanism_gate(*(gates.by_stretch(diagnostics(rng, n), 50) for n in (16, 40)))["changed"].any()
             for _ in range(draws)
         )
         assert stats.binomtest(int(called), draws, gates.MECHANISM_ALPHA, alternative="greater").pvalue > 0.001
@@ -123,7 +124,7 @@ class TestMechanism:
     def test_a_quantity_that_is_gone_is_called_changed(self) -> None:
         rng = np.random.default_rng(4)
         baseline, candidate = diagnostics(rng, 30), diagnostics(rng, 12).assign(kl=np.nan)
-        tests = gates.mechanism_gate(gates.by_stretch(candidate), gates.by_stretch(baseline))
+        tests = gates.mechanism_gate(gates.by_stretch(candidate, 50), gates.by_stretch(baseline, 50))
         assert set(tests[tests["changed"]]["quantity"]) == {"kl"}
 
 
@@ -158,6 +159,18 @@ def part(baseline: Baseline, folder: Path, seeds: range) -> regress.Dataset:
     whole = load(folder)
     runs = whole.runs[whole.runs["seed"].isin(seeds)].reset_index(drop=True)
     return regress.Dataset(folder, runs, whole.note)
+
+
+def ended_early(candidate: Dataset, runs: int, env_step: int) -> Dataset:
+    """Its first learning runs, by task, diverged there."""
+    learns = regress.learning_runs(candidate)["run"][:runs]
+    ended = candidate.runs["run"].isin(learns)
+    candidate.runs.loc[ended, "status"], candidate.runs.loc[ended, "env_steps"] = "diverged", env_step
+    for name, column in (("episodes", "env_step"), ("iterations", "env_steps")):
+        path = candidate.folder / f"{name}.parquet"
+        table = pd.read_parquet(path)
+        table[~table["run"].isin(learns) | (table[column] <= env_step)].to_parquet(path)
+    return candidate
 
 
 class TestJudgement:
@@ -195,6 +208,42 @@ class TestJudgement:
         often = pd.DataFrame({"status": ["diverged"] * 10 + ["complete"] * 110})
         assert gates.crashed(regress.learning_runs(candidate), often) == ""
         assert gates.crashed(pd.DataFrame({"status": ["diverged"] * 20}), often) != ""
+
+    @pytest.mark.parametrize(
+        ("runs", "env_step", "tasks"),
+        [
+            (1, 900, ["Hopper-v4", "InvertedPendulum-v4"]),
+            (11, 900, ["InvertedPendulum-v4"]),
+            (24, 6_144, ["Hopper-v4", "InvertedPendulum-v4"]),
+        ],
+        ids=["one run", "all but one on a task", "all"],
+    )
+    def test_runs_that_diverge_in_their_first_iterations_fail_the_candidate(
+        self, baseline: Baseline, tmp_path: Path, runs: int, env_step: int, tasks: list[str]
+    ) -> None:
+        """Their learning curves have no height, and where all runs diverge no task has the later stretches."""
+        candidate = ended_early(part(baseline, tmp_path / "c", range(12)), runs, env_step)
+        found = regress.judge(candidate, baseline)
+        assert found.decision.verdict == "FAIL"
+        assert found.decision.reasons[0] == f"{runs} of 24 runs diverged, 0 of 120 of the baseline's"
+        text = regress.summary(found, "mine", baseline, 0.1, [], "more")
+        assert re.findall(r"area under the curve on (\S+)", text) == tasks
+
+    @pytest.mark.parametrize("lost", [["Hopper-v4"], ["Hopper-v4", "InvertedPendulum-v4"]], ids=["one", "all"])
+    def test_a_task_without_a_score_fails_the_candidate(
+        self, baseline: Baseline, tmp_path: Path, lost: list[str]
+    ) -> None:
+        candidate = part(baseline, tmp_path / "c", range(12))
+        unscored = candidate.runs["env"].isin(lost) & (candidate.runs["variant"] == "clip_0.2")
+        candidate.runs.loc[unscored, ["status", "score"]] = ["diverged", np.nan]
+        found = regress.judge(candidate, baseline)
+        assert found.decision.verdict == "FAIL"
+        assert found.decision.reasons == [
+            f"{12 * len(lost)} of 24 runs diverged, 0 of 120 of the baseline's",
+            f"no run has a finite score on {', '.join(lost)}",
+        ]
+        assert set(found.by_task) == {"Hopper-v4", "InvertedPendulum-v4"} - set(lost)
+        assert "| mean over tasks | – | – | FAIL |" in regress.summary(found, "mine", baseline, 0.1, [], "more")
 
     def test_another_mechanism_is_told_with_its_name(self, baseline: Baseline, tmp_path: Path) -> None:
         candidate = part(baseline, tmp_path / "c", range(12))
