@@ -49,7 +49,9 @@ def verdict(row: pd.Series, rows: int) -> str:
     if row["low"] <= row["published"] <= row["high"]:
         return "as a re-run would"
     side = "higher" if row["published"] > row["high"] else "lower"
-    return f"published is {side}" + (", beyond luck" if row["holm"] < 0.05 else f", may be luck among {rows} rows")
+    return f"published is {side}" + (
+        ", beyond luck" if row["holm"] < replicate.ALPHA else f", may be luck among {rows} rows"
+    )
 
 
 def setting(row: pd.Series) -> str:

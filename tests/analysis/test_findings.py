@@ -10,7 +10,7 @@ from invented import write
 from omegaconf import OmegaConf
 from scipy import stats
 
-from analysis import findings, others, scores, tables
+from analysis import findings, others, replicate, scores, tables
 from analysis.dataset import Dataset, load
 from analysis.paper import published
 from analysis.records import RecordError
@@ -65,6 +65,15 @@ class TestTable1:
         inside = table["published"].between(table["prediction_low"], table["prediction_high"])
         assert (table["verdict"].eq("as a re-run would") == inside).all()
         assert inside.any()
+
+    @pytest.mark.parametrize("holm", [0.01, 0.02, 0.03, 0.049, 0.06])
+    def test_the_table_and_the_sentences_call_the_same_rows_beyond_luck(self, holm: float) -> None:
+        row = pd.DataFrame({"published": 0.2, "ours": 0.8, "low": 0.6, "high": 0.9, "holm": holm}, ["clip_0.1"])
+        again = pd.DataFrame({"clip_0.1": np.linspace(0.5, 1, 100)})
+        ranks = pd.DataFrame({"ours": 0.0, "own_low": 0.0, "own_high": 0.0}, ["Kendall"])
+        said = "\n".join(replicate.verdict(row, ranks, again))
+        table = findings.verdict(row.iloc[0], 11)
+        assert ("the score of clip_0.1" in said) == ("luck of seeds: clip_0.1" in said) == ("beyond luck" in table)
 
     def test_a_rerun_is_less_certain_than_our_mean(self, paper: Results) -> None:
         table = findings.table1(paper).values
