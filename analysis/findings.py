@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,15 @@ from analysis.others import others_scores, published_scores
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import Results
-from analysis.scores import EPISODES, UNTRAINED
+from analysis.scores import EPISODES, UNTRAINED, OneFrom, Scaling, ZeroFrom
 from analysis.statistics import FEW, LEVEL, Array
 from analysis.tables import Table, frame, number, returns, span
 
 SYMBOLS = {"epsilon": "ε", "beta": "β", "d_targ": "d_targ"}
 LEVEL_NAME = f"{LEVEL:.0%}"
+ZERO: dict[ZeroFrom, str] = {"random": "uniformly random actions", "initial": "the untrained policy"}
+ONE: dict[OneFrom, str] = {"variant": "the best variant's mean", "run": "the best single run"}
+"""What scores 0 and what scores 1, in words."""
 
 
 def table1(results: Results) -> Table:
@@ -44,6 +49,28 @@ def table1(results: Results) -> Table:
     return Table("table1", "Table 1 of the paper and ours", caption, frame(shown), frame(rows))
 
 
+def readings(results: Results) -> Table:
+    """Table 1 under each reading of what the paper leaves open, as far as the dataset has the policies."""
+    rows, shown = [], []
+    for zero, one in product(ZERO, ONE):
+        found = Results(results.dataset, replace(results.options, scaling=Scaling(zero, one)))
+        if not found.paper_rows:
+            continue
+        places = replicate.places(published.table1()["score"][found.paper_rows], found.reruns)
+        count, fewer = replicate.inside(places, found.reruns)
+        against = "; ".join(replicate.doubts(places, found.reruns)) or "nothing"
+        rows.append({"random": zero, "best": one, "rows": len(places), "inside": count, "no_more": fewer,
+                     "against": against})  # fmt: skip
+        shown.append({"scores 0": ZERO[zero], "scores 1": ONE[one], "inside": f"{count} of {len(places)}",
+                      "re-runs with no more": f"{fewer:.0%}", "against it": against})  # fmt: skip
+    caption = (
+        "The paper does not say which policy scores 0 and which result 1; above: "
+        f"{scale(results)}. Inside: published scores within the {LEVEL_NAME} prediction interval of a re-run with "
+        f"{replicate.SEEDS} seeds. Against it: what is beyond luck, each at {replicate.ALPHA:.1%}."
+    )
+    return Table("readings", "Table 1 under each reading of its scores", caption, frame(shown), frame(rows))
+
+
 def verdict(row: pd.Series, rows: int) -> str:
     """A published score's place among re-runs of ours, in words; of so many rows some are off by luck."""
     if row["low"] <= row["published"] <= row["high"]:
@@ -63,9 +90,7 @@ def setting(row: pd.Series) -> str:
 
 def scale(results: Results) -> str:
     """What scores 0 and what scores 1, in words."""
-    zero = {"random": "uniformly random actions", "initial": "the untrained policy"}
-    one = {"variant": "the best variant's mean", "run": "the best single run"}
-    return f"0 is {zero[results.options.scaling.random_from]}, 1 is {one[results.options.scaling.best_from]} on a task"
+    return f"0 is {ZERO[results.options.scaling.random_from]}, 1 is {ONE[results.options.scaling.best_from]} on a task"
 
 
 def many(count: int, what: str) -> str:
@@ -270,6 +295,7 @@ def list_of_runs(results: Results) -> Table:
 
 TABLES: dict[str, tuple[Callable[[Results], Table], Callable[[Results], bool]]] = {
     "table1": (table1, lambda results: bool(results.paper_rows)),
+    "readings": (readings, lambda results: bool(results.paper_rows)),
     "normalised": (normalised_scores, lambda results: bool(results.normalised)),
     "raw": (raw_scores, lambda results: True),
     "comparisons": (

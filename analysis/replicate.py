@@ -101,18 +101,32 @@ def agreement(printed: pd.Series, again: pd.DataFrame, level: float = LEVEL) -> 
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
+def inside(table: pd.DataFrame, again: pd.DataFrame) -> tuple[int, float]:
+    """How many published scores lie in the prediction intervals of `places`, and in what share of the re-runs no more
+    scores do."""
+    count = int(table["published"].between(table["low"], table["high"]).sum())
+    return count, float((again.ge(table["low"]) & again.le(table["high"])).sum(axis=1).le(count).mean())
+
+
+def doubts(table: pd.DataFrame, again: pd.DataFrame) -> list[str]:
+    """What speaks against a table like re-runs, each asked at `ALPHA`: is a row too far off, are too many?"""
+    differs = list(table.index[table["holm"] < ALPHA])
+    _, fewer = inside(table, again)
+    return [f"the score of {', '.join(differs)}"] * bool(differs) + ["too many scores at once"] * (fewer < ALPHA)
+
+
 def verdict(table: pd.DataFrame, ranks: pd.DataFrame, again: pd.DataFrame) -> list[str]:
-    """The answer in words. Two questions, each asked at `ALPHA`: is a row too far off, are too many? A "no" is as sure
-    as that; a "yes" is worth what the width of the intervals leaves it."""
-    inside = table["published"].between(table["low"], table["high"])
-    fewer = float((again.ge(table["low"]) & again.le(table["high"])).sum(axis=1).le(inside.sum()).mean())
-    off = [f"{variant} ({row['published']:.2f}, ours {row['ours']:.2f})" for variant, row in table[~inside].iterrows()]
+    """The answer in words. A "no" is as sure as `doubts` are; a "yes" is worth what the width of the intervals leaves
+    it."""
+    count, fewer = inside(table, again)
+    outside = table[~table["published"].between(table["low"], table["high"])]
+    off = [f"{variant} ({row['published']:.2f}, ours {row['ours']:.2f})" for variant, row in outside.iterrows()]
     differs = list(table.index[table["holm"] < ALPHA])
     order = ranks.loc["Kendall"]
     width = float((table["high"] - table["low"]).median())
     span = float(np.ptp(table["published"].drop("unconstrained", errors="ignore")))
     said = [
-        f"{inside.sum()} of {len(table)} published scores lie inside the {LEVEL:.0%} prediction interval of a re-run "
+        f"{count} of {len(table)} published scores lie inside the {LEVEL:.0%} prediction interval of a re-run "
         f"with {SEEDS} seeds; {fewer:.0%} of re-runs have no more inside.",
         f"Outside: {', '.join(off) or 'none'}; allowing for {len(table)} rows, beyond the luck of seeds: "
         f"{', '.join(differs) or 'none'} (Holm, {ALPHA:g}).",
@@ -127,12 +141,7 @@ def verdict(table: pd.DataFrame, ranks: pd.DataFrame, again: pd.DataFrame) -> li
     said.append(
         f"The intervals are {width:.2f} wide in the median; the published scores with penalty or clip span {span:.2f}."
     )
-    doubts = {
-        f"the score of {', '.join(differs)}": bool(differs),
-        "too many scores at once": fewer < ALPHA,
-    }
-    against = [doubt for doubt, holds in doubts.items() if holds]
-    if against:
+    if against := doubts(table, again):
         answer = f"no; against it speak{'s' * (len(against) == 1)} {' and '.join(against)}."
     elif width > span:
         answer = "nothing contradicts it, but scores of 3 seeds are too uncertain to tell the rows apart."

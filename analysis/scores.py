@@ -17,6 +17,8 @@ from analysis.records import RecordError
 from analysis.statistics import LEVEL, RESAMPLES, Array, Interval, Scores, mean, resample
 
 Raw = Mapping[str, Mapping[str, Array]]
+ZeroFrom = Literal["random", "initial"]
+OneFrom = Literal["variant", "run"]
 
 UNTRAINED = ("random", "initial")  # uniform actions; the untrained Gaussian policy. No table ranks them
 EPISODES = 100
@@ -35,8 +37,8 @@ class Scaling(NamedTuple):
     uniform actions or the untrained ("initial") Gaussian; the best variant's mean or the best single run, which rises
     with the number of seeds."""
 
-    random_from: Literal["random", "initial"] = "random"
-    best_from: Literal["variant", "run"] = "variant"
+    random_from: ZeroFrom = "random"
+    best_from: OneFrom = "variant"
 
 
 SCALING = Scaling()

@@ -76,6 +76,7 @@ def section(dataset: Dataset) -> str:
         "![The paper's Table 1: published scores, ours, and where re-runs would fall](analysis/pictures/table1.png)",
         markdown(findings.table1(results)),
         "\n".join(f"- {line}" for line in summary(results)),
+        markdown(findings.readings(results)),
         "![Learning curves of the best setting of each objective](analysis/pictures/curves.png)",
         f"*{captions.curves(learning(dataset))}*",
         *theirs,

@@ -10,7 +10,7 @@ from invented import write
 from omegaconf import OmegaConf
 from scipy import stats
 
-from analysis import findings, others, replicate, scores, tables
+from analysis import findings, others, replicate, report, scores, tables
 from analysis.dataset import Dataset, load
 from analysis.paper import published
 from analysis.records import RecordError
@@ -79,6 +79,24 @@ class TestTable1:
         table = findings.table1(paper).values
         widths = table["prediction_high"] - table["prediction_low"], table["interval_high"] - table["interval_low"]
         assert widths[0].sum() > widths[1].sum()
+
+    def test_the_readings_are_what_each_choice_finds(self, paper: Results) -> None:
+        table = findings.readings(paper)
+        assert list(table.values[["random", "best"]].itertuples(index=False, name=None)) == [
+            ("random", "variant"), ("random", "run"), ("initial", "variant"), ("initial", "run"),
+        ]  # fmt: skip
+        for row in table.values.itertuples():
+            chosen = Results(paper.dataset, Options(Scaling(row.random, row.best)))
+            said = " ".join(report.summary(chosen))
+            assert f"{row.inside} of 4 published scores lie inside" in said
+            assert f"{row.no_more:.0%} of re-runs have no more inside" in said
+            assert all(doubt in said for doubt in row.against.split("; "))
+            assert (row.against == "nothing") == ("against it speak" not in said)
+        assert list(table.shown["scores 1"])[:2] == ["the best variant's mean", "the best single run"]
+
+    def test_a_reading_without_its_policy_is_left_out(self, tmp_path: Path) -> None:
+        found = results(tmp_path, variants=PAPER[:-1])
+        assert list(findings.readings(found).values["random"]) == ["random", "random"]
 
     def test_names_are_the_papers(self, paper: Results) -> None:
         shown = findings.table1(paper).shown["setting"]
