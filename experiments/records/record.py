@@ -101,13 +101,16 @@ class Record:
         return [*sorted(found, key=lambda start: -start.iteration), Start(0)]
 
     def load(self, start: Start) -> dict[str, Any]:
-        """The checkpoint's content; `Refused` if it is not whole, not ours, or its rows are gone."""
+        """The checkpoint's content; `Refused` if it is not whole, not ours, or its rows are gone or altered."""
         assert start.folder is not None
         content = checkpoint.load(checkpoint.path_of(start.folder, start.iteration), self.identity)
-        for name in HEADERS:
+        digests = content.get("digests", {})  # checkpoints of older code have none
+        for name, length in content["lengths"].items():
             path = start.folder / name
-            if not path.exists() or path.stat().st_size < content["lengths"][name]:
+            if not path.exists() or path.stat().st_size < length:
                 raise checkpoint.Refused(f"{path} is shorter than its checkpoint says")
+            if name in digests and hashlib.sha256(read_head(start.folder, name, length)).hexdigest() != digests[name]:
+                raise checkpoint.Refused(f"{path} was altered: its rows do not fit the digest in its checkpoint")
         return content
 
 
@@ -124,10 +127,12 @@ class Attempt:
         except FileExistsError as error:
             raise Fenced(f"{self.folder} was claimed by someone else just now") from error
         write_durably(self.folder / "owner.json", as_json(owner()))
+        self.digests = {}  # of all that stands in the file, the head carried over included
         for name, columns in HEADERS.items():
             head = ",".join(columns) + "\n"
             content = head.encode() if lengths is None else read_head(start.folder, name, lengths[name])
             write_durably(self.folder / name, content)
+            self.digests[name] = hashlib.sha256(content)
         self.files = {name: (self.folder / name).open("ab", buffering=0) for name in HEADERS}
         self.boundary: tuple[int, dict[str, Any]] | None = None
         self.written = -1
@@ -144,7 +149,9 @@ class Attempt:
     def hold(self, iteration: int, state: Mapping[str, Any]) -> None:
         """Keep this boundary's state in memory, ready to be written at any moment."""
         lengths = {name: file.tell() for name, file in self.files.items()}
-        self.boundary = (iteration, {**self.record.identity, "state": dict(state), "lengths": lengths})
+        digests = {name: digest.hexdigest() for name, digest in self.digests.items()}
+        kept = {"state": dict(state), "lengths": lengths, "digests": digests}
+        self.boundary = (iteration, {**self.record.identity, **kept})
 
     def checkpoint(self) -> None:
         """Write the boundary held; gives up if a higher attempt exists."""
@@ -161,7 +168,6 @@ class Attempt:
         """done.json, created exclusively and last."""
         self.checkpoint()
         self.close()
-        content = {name: (self.folder / name).read_bytes() for name in PROMISED}
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         write_durably(self.folder / "resources.json", as_json({"peak_mb": peak}))
         done = {
@@ -170,9 +176,9 @@ class Attempt:
             "seed": self.record.run.config.seed,
             "attempt": self.number,
             "env_steps": env_steps,
-            "score": score(content["episodes.csv"]),
-            "episodes_sha256": hashlib.sha256(content["episodes.csv"]).hexdigest(),
-            "iterations_sha256": hashlib.sha256(content["iterations.csv"]).hexdigest(),
+            "score": score((self.folder / "episodes.csv").read_bytes()),
+            "episodes_sha256": self.digests["episodes.csv"].hexdigest(),  # of what was written, not of what is there
+            "iterations_sha256": self.digests["iterations.csv"].hexdigest(),
         }
         if not create_once(self.record.folder / "done.json", as_json(done)):
             raise Fenced(f"{self.record.folder}: someone else finished this run")
@@ -186,6 +192,7 @@ class Attempt:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         data = text.getvalue().encode()
+        self.digests[name].update(data)
         while data:
             data = data[self.files[name].write(data) :]
 

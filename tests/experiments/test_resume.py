@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.sources.records import Broken, read_run
 from experiments.records import checkpoint, record
 from experiments.records.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
@@ -114,7 +115,7 @@ def test_members_that_stand_apart_go_on_in_packs_of_their_own(undisturbed: Any, 
     assert promised(runs, tmp_path) == undisturbed(runs)
 
 
-@pytest.mark.parametrize("damage", ["torn", "altered", "foreign", "rows gone"])
+@pytest.mark.parametrize("damage", ["torn", "altered", "foreign", "rows gone", "rows altered"])
 def test_a_checkpoint_that_cannot_be_trusted_is_refused_and_an_older_one_used(
     damage: str, undisturbed: Any, tmp_path: Path
 ) -> None:
@@ -135,10 +136,65 @@ def test_a_checkpoint_that_cannot_be_trusted_is_refused_and_an_older_one_used(
         case "rows gone":
             rows = (folder / "iterations.csv").read_bytes().splitlines(keepends=True)
             (folder / "iterations.csv").write_bytes(b"".join(rows[:3]))
+        case "rows altered":
+            alter_first_row(folder)
     said: list[str] = []
     train(runs[:1], tmp_path, said=said)
     assert any("an older one is used" in line for line in said), said
     assert promised(runs[:1], tmp_path) == undisturbed(runs[:1])
+
+
+def alter_first_row(attempt: Path) -> None:
+    """Another digit in its first episode's return, the file as long as before."""
+    head, first, rest = (attempt / "episodes.csv").read_text().split("\n", 2)
+    env_step, value, length = first.split(",")
+    altered = f"{env_step},{(int(value[0]) + 1) % 10}{value[1:]},{length}"
+    (attempt / "episodes.csv").write_text("\n".join([head, altered, rest]))
+
+
+def test_rows_carried_over_fit_the_digests_of_the_next_attempt(undisturbed: Any, tmp_path: Path) -> None:
+    runs = [small_run(0, 6)]
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train_until_checkpoint(runs, tmp_path, 2)
+    kept = Record(tmp_path, *named(runs))
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    said: list[str] = []
+    train(runs, tmp_path, said=said)
+    assert said == [] and promised(runs, tmp_path) == undisturbed(runs)
+    alter_first_row(Record(tmp_path / "copy", *named(runs)).attempt_folder(2))
+    train(runs, tmp_path / "copy", said=said)
+    assert ["attempt-2/episodes.csv was altered" in line for line in said] == [True, True]  # attempt-1's are used
+    assert promised(runs, tmp_path / "copy") == undisturbed(runs)
+    assert (kept.done() or {})["attempt"] == 3
+
+
+def test_checkpoints_of_older_code_without_digests_are_gone_on_from(undisturbed: Any, tmp_path: Path) -> None:
+    runs = [small_run(0, 6)]
+    with pytest.raises(Killed):
+        train_until_checkpoint(runs, tmp_path, 3)
+    kept = Record(tmp_path, *named(runs))
+    for start in kept.starts()[:-1]:
+        content = {name: value for name, value in kept.load(start).items() if name != "digests"}
+        checkpoint.save(kept.attempt_folder(1), start.iteration, content)
+    said: list[str] = []
+    train(runs, tmp_path, said=said)
+    assert said == [] and promised(runs, tmp_path) == undisturbed(runs)
+
+
+def test_rows_altered_while_training_goes_on_are_not_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [small_run(0, 3)]
+    kept = Record(tmp_path, *named(runs))
+    original = Attempt.finish
+
+    def altered(self: Attempt, *arguments: Any) -> dict[str, Any]:
+        alter_first_row(self.folder)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Attempt, "finish", altered)
+    train(runs, tmp_path)
+    with pytest.raises(Broken, match=r"episodes\.csv is not what done\.json's digest says"):
+        read_run(kept.folder, {})
 
 
 def test_a_higher_attempt_fences_off_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
