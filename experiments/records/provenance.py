@@ -13,7 +13,9 @@ from experiments.files import read_json
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+COMPUTING = ("ppo", "experiments", "conf")  # what a run's numbers come from; its changes come first in the diff
 DIFF_LIMIT = 200_000  # characters
+GIT_SECONDS = 30.0
 
 
 @cache
@@ -37,21 +39,40 @@ def provenance(device: str) -> dict[str, Any]:
 
 @cache
 def origin() -> dict[str, Any]:
-    """Where this code comes from; `diff` is the uncommitted change of tracked files. A snapshot carries its answer."""
+    """Where this code comes from; `diff` is the uncommitted change of tracked files. A snapshot carries its answer.
+
+    Where git tells nothing, `dirty` is None (unknown, not clean) and `git_error` says why.
+    """
     carried = ROOT / "origin.json"
     if carried.exists():
         return read_json(carried)
-    diff = git("diff", "HEAD")
-    return {"commit": git("rev-parse", "HEAD").strip() or None, "dirty": bool(diff), "diff": diff[:DIFF_LIMIT]}
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        rest = (f":!{part}" for part in COMPUTING)
+        diff = git("diff", "HEAD", "--", *COMPUTING) + git("diff", "HEAD", "--", ".", *rest)
+    except GitError as error:
+        print(f"the commit of this code stays unknown, and whether it was changed: {error}", file=sys.stderr)
+        return {"commit": None, "dirty": None, "diff": "", "git_error": str(error)}
+    mark = f"\n[cut here: {len(diff) - DIFF_LIMIT} more characters]\n" if len(diff) > DIFF_LIMIT else ""
+    return {"commit": commit, "dirty": bool(diff), "diff": diff[:DIFF_LIMIT] + mark}
+
+
+class GitError(Exception):
+    """Why git tells nothing of this checkout: one line."""
 
 
 def git(*arguments: str) -> str:
-    """Git's answer about this checkout; empty outside one."""
+    """Git's answer about this checkout. Raises GitError where git is missing, too slow, or refuses."""
+    command = ["git", *arguments]
     try:
-        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout if answer.returncode == 0 else ""
+        answer = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=GIT_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise GitError(str(error)) from error
+    if answer.returncode != 0:
+        raise GitError(" ".join(answer.stderr.split()))
+    return answer.stdout
 
 
 def cpu_model() -> str:
