@@ -29,6 +29,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not readable as one JSON object per line ({error})") from error
 
 
+def numbered_in(folder: Path, before: str, after: str = "") -> list[int]:
+    """Numbers of what is called `<before><number><after>` in a folder, highest first; not those of copies."""
+    rests = (path.name.removeprefix(before).removesuffix(after) for path in folder.glob(f"{before}*{after}"))
+    return sorted((int(rest) for rest in rests if rest.isdecimal()), reverse=True)
+
+
 def write_durably(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:

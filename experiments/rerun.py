@@ -24,13 +24,20 @@ def differences(one: Path, other: Path) -> list[str]:
     """One sentence per promised file that differs: its first differing line."""
     found = []
     for name in PROMISED:
-        left, right = ((folder / name).read_text().splitlines() for folder in (one, other))
+        left, right = (lines_of(folder / name) for folder in (one, other))
         pairs = zip(left, right, strict=False)
         first = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), min(len(left), len(right)) + 1)
         if left != right:
             there, here = (lines[first - 1] if first <= len(lines) else "nothing" for lines in (left, right))
             found.append(f"{name} differs first in line {first}: {there} in the record, {here} now")
     return found
+
+
+def lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); there is nothing to compare with") from error
 
 
 def rerun(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from rich.text import Text
 from experiments.cluster.launch import Launch, launches_of
 from experiments.cluster.slurm import Queued, Silent, in_queue
 from experiments.cluster.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
+from experiments.files import read_json
 from experiments.manifest import Entry, read_manifest
 from ppo.config import UserError, near_matches
 
@@ -45,7 +46,7 @@ def look(study: Path, asked: Callable[[Path], Waiting] = in_queue) -> list[tuple
     entries = read_manifest(study)
     if not (study / "study.json").exists():
         return [(entry, Standing("missing")) for entry in entries]
-    written = json.loads((study / "study.json").read_text())
+    written = read_json(study / "study.json")
     parts = Path(written["parts"]) if written.get("parts") else None  # older launches say nothing of them
     kept = runs_in(parts, written["code_id"])
     stands = kept_as_done(entries, standings(entries, study.parent.parent, written["code_id"]), kept)

@@ -17,7 +17,7 @@ import torch
 
 from experiments.arcade import Arcade
 from experiments.compose import build
-from experiments.files import read_json
+from experiments.files import numbered_in, read_json
 from experiments.film import Film, check_ending, drawing, follow, has_display
 from experiments.identity import code_id
 from experiments.records import checkpoint
@@ -50,7 +50,7 @@ class Agent:
 
     def _newest(self) -> dict[str, Any]:
         """From the attempt that finished, or else the newest one that has a readable checkpoint."""
-        attempts = sorted(self.folder.glob("attempt-*"), key=lambda path: -int(path.name.partition("-")[2]))
+        attempts = [self.folder / f"attempt-{number}" for number in numbered_in(self.folder, "attempt-")]
         if self.done is not None:
             attempts = [self.folder / f"attempt-{self.done['attempt']}"]
         for path in (checkpoint.path_of(place, i) for place in attempts for i in checkpoint.iterations_in(place)):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.files import as_json, read_json, read_lines, write_durably
+from experiments.files import as_json, numbered_in, read_json, read_lines, write_durably
 from experiments.identity import code_id
 from experiments.manifest import Entry, read_manifest
 from experiments.records.provenance import ROOT, origin
@@ -65,8 +65,8 @@ class Launch:
 
 def launches_of(study: Path) -> list[Launch]:
     """Complete launches, newest first."""
-    found = [path.parent for path in study.glob("launches/*/launch.json")]
-    return [Launch(folder) for folder in sorted(found, key=lambda folder: -int(folder.name))]
+    folders = [study / "launches" / str(number) for number in numbered_in(study / "launches", "")]
+    return [Launch(folder) for folder in folders if (folder / "launch.json").exists()]
 
 
 def check_code(head: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ def freeze_launch(study: Path, tasks: Sequence[Task], head: Mapping[str, Any]) -
     code = snapshot(study / "code")
     launches = study / "launches"
     launches.mkdir(parents=True, exist_ok=True)
-    number = max((int(path.name) for path in launches.iterdir()), default=0) + 1
+    number = max(numbered_in(launches, ""), default=0) + 1
     folder = launches / str(number)
     folder.mkdir()
     (folder / "logs").mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from experiments.files import read_json
+from experiments.files import numbered_in, read_json
 from experiments.manifest import Entry
 from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start
 from ppo.config import RunConfig, UserError
@@ -66,7 +66,7 @@ def standing(folder: Path, config: RunConfig, now: float) -> Standing:
         score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
         state = "diverged" if done["status"] == "diverged" else "done"
         return Standing(state, done["env_steps"] // config.profile.steps, score)
-    numbers = [int(name.partition("-")[2]) for name in names if name.startswith("attempt-")]
+    numbers = numbered_in(folder, "attempt-")
     attempt = folder / f"attempt-{max(numbers, default=0)}"
     iteration, rate = reached(attempt / "timing.csv", config.profile.steps)
     if (who := at_work(attempt, now)) is not None:
@@ -91,19 +91,22 @@ def at_work(attempt: Path, now: float) -> str | None:
 
 
 def reached(timing: Path, steps: int) -> tuple[int, float]:
-    """The last iteration in timing.csv, and its pack's env steps per second; `steps`: a run's per iteration."""
+    """The last iteration in timing.csv, and its pack's env steps per second; `steps`: a run's per iteration.
+
+    Zeros where the file is not there, or not what an attempt writes: this is for showing.
+    """
     try:
         with timing.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 300))
             lines = file.read().decode().rpartition("\n")[0].splitlines()
-    except OSError:
+        rows = [line.split(",") for line in lines if line[:1].isdigit() and line.count(",") == 5][-2:]
+        if len(rows) < 2:
+            return (int(rows[0][0]) if rows else 0), 0.0
+        (_, before, *_), (iteration, after, size, *_) = rows
+        seconds = float(after) - float(before)
+        return int(iteration), int(size) * steps / seconds if seconds > 0 else 0.0
+    except (OSError, ValueError):
         return 0, 0.0
-    rows = [line.split(",") for line in lines if line[:1].isdigit() and line.count(",") == 5][-2:]
-    if len(rows) < 2:
-        return (int(rows[0][0]) if rows else 0), 0.0
-    (_, before, *_), (iteration, after, size, *_) = rows
-    seconds = float(after) - float(before)
-    return int(iteration), int(size) * steps / seconds if seconds > 0 else 0.0
 
 
 def file_system_time(folder: Path) -> float:

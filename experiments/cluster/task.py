@@ -17,7 +17,7 @@ from types import FrameType
 
 from experiments.cluster import lifeline
 from experiments.cluster.launch import Launch
-from experiments.files import as_json, write_durably
+from experiments.files import as_json, numbered_in, write_durably
 from ppo.config import UserError
 
 MISTAKE, ELSEWHERE, FAILED, AGAIN = 2, 75, 76, 85
@@ -140,8 +140,11 @@ class Supervisor:
 
     def progress(self) -> list[int]:
         """The newest checkpoint's iteration of every run."""
-        found = [[*self.folder(run).glob("attempt-*/checkpoint-*.pt")] for run in self.entries]
-        return [max((int(path.stem.partition("-")[2]) for path in paths), default=0) for paths in found]
+        return [self.newest_checkpoint(run) for run in self.entries]
+
+    def newest_checkpoint(self, run: str) -> int:
+        attempts = [self.folder(run) / f"attempt-{number}" for number in numbered_in(self.folder(run), "attempt-")]
+        return max((i for attempt in attempts for i in numbered_in(attempt, "checkpoint-", ".pt")), default=0)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.files import sync_folder
+from experiments.files import numbered_in, sync_folder
 
 KEPT = 2
 
@@ -29,7 +29,7 @@ def path_of(folder: Path, iteration: int) -> Path:
 
 def iterations_in(folder: Path) -> list[int]:
     """Iterations with a checkpoint, newest first."""
-    return sorted((int(path.stem.partition("-")[2]) for path in folder.glob("checkpoint-*.pt")), reverse=True)
+    return numbered_in(folder, "checkpoint-", ".pt")
 
 
 def save(folder: Path, iteration: int, content: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compose import NamedRun
-from experiments.files import as_json, create_once, read_json, write_durably
+from experiments.files import as_json, create_once, numbered_in, read_json, write_durably
 from experiments.identity import code_id, run_id, slug
 from experiments.records import checkpoint
 from experiments.records.claims import owner
@@ -86,7 +86,7 @@ class Record:
 
     def attempts(self) -> list[int]:
         """Numbers of the attempts, highest first."""
-        return sorted((int(path.name.partition("-")[2]) for path in self.folder.glob("attempt-*")), reverse=True)
+        return numbered_in(self.folder, "attempt-")
 
     def attempt_folder(self, number: int) -> Path:
         return self.folder / f"attempt-{number}"

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import wandb
 from wandb.util import get_core_path
 
-from experiments.files import as_json, read_json, write_durably
+from experiments.files import as_json, numbered_in, read_json, write_durably
 from experiments.identity import NUMERIC_PACKAGES, variant
 from ppo.config import Algo
 
@@ -75,9 +75,10 @@ class Source:
         """The attempt to read, and the last iteration of it that no resume can cut; 0 while there is none."""
         if (done := self.done()) is not None:
             return self.folder / f"attempt-{done['attempt']}", math.inf
-        found = {path: int(path.stem.partition("-")[2]) for path in self.folder.glob("attempt-*/checkpoint-*.pt")}
+        attempts = [self.folder / f"attempt-{number}" for number in numbered_in(self.folder, "attempt-")]
+        found = {attempt: max(numbered_in(attempt, "checkpoint-", ".pt"), default=0) for attempt in attempts}
         newest = max(found, key=found.__getitem__, default=self.folder)
-        return newest.parent, found.get(newest, 0)
+        return newest, found.get(newest, 0)
 
     def rows(self, after: int) -> Iterator[dict[str, float]]:
         """One row per covered iteration past `after`: its diagnostics, the episodes it finished, its timing."""

@@ -221,6 +221,13 @@ class TestRerun:
         path.write_text("\n".join([*lines[:4], "1,2.0,3", *lines[5:]]) + "\n")
         assert rerun(run) == [f"episodes.csv differs first in line 5: 1,2.0,3 in the record, {lines[4]} now"]
 
+    def test_a_file_that_is_gone_is_one_sentence(self, records: Path, tmp_path: Path) -> None:
+        shutil.copytree(records, tmp_path / "copy")
+        (run,) = (tmp_path / "copy").glob("runs/*/*.s1-*")
+        (run / "attempt-1" / "episodes.csv").unlink()
+        with pytest.raises(UserError, match=r"episodes\.csv cannot be read \(No such file"):
+            rerun(run)
+
     def test_other_code_and_unfinished_runs_are_refused(self, records: Path, tmp_path: Path) -> None:
         shutil.copytree(records, tmp_path / "copy")
         (run,) = (tmp_path / "copy").glob("runs/*/*.s1-*")
