@@ -1,5 +1,6 @@
 """How a study stands, read from folders made by hand; its logs; a run made again."""
 
+import errno
 import json
 import os
 import shutil
@@ -88,6 +89,19 @@ def test_a_heartbeat_elsewhere_that_stopped_is_no_sign_of_life(study: Path) -> N
     beat = folder(study.parent.parent, RUNS[3]) / "attempt-2" / "heartbeat"
     os.utime(beat, (beat.stat().st_atime, beat.stat().st_mtime - 60))
     assert look(study)[3][1].state == "stopped"
+
+
+@pytest.mark.parametrize("refusal", [errno.EACCES, errno.EROFS])
+def test_records_that_may_only_be_read_are_shown(refusal: int, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = look(study)
+
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(refusal, os.strerror(refusal), str(path))
+
+    for change in ("touch", "unlink", "write_bytes", "write_text", "mkdir"):
+        monkeypatch.setattr(Path, change, refused)
+    assert look(study) == told
+    assert told[3][1].state == "running"  # by a heartbeat on another machine
 
 
 def test_runs_that_parts_hold_are_done_and_what_folders_tell_stands(study: Path) -> None:
