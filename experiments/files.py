@@ -1,5 +1,6 @@
 """Small files, written so that a kill leaves the old content or the new, never half of one."""
 
+import errno
 import json
 import os
 import socket
@@ -7,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ppo.config import UserError
+
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the limit on a file's size is reached",
+}
 
 
 def as_json(value: Any) -> bytes:
@@ -47,25 +54,33 @@ def write_durably(path: Path, content: bytes) -> None:
 def create_once(path: Path, content: bytes) -> bool:
     """Create a file whole and exclusively; False if it was there already."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     try:
-        os.link(temporary, path)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return link_once(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def link_once(whole: Path, path: Path) -> bool:
+    """Give a file a second name, unless that one is taken."""
+    try:
+        os.link(whole, path)
         return True
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links
-        try:
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        try:  # a file system without hard links
             with path.open("xb") as file:
-                file.write(content)
+                file.write(whole.read_bytes())
             return True
         except FileExistsError:
             return False
-    finally:
-        temporary.unlink()
-        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from experiments.compose import NamedRun
+from experiments.files import FULL
 from experiments.identity import run_id
 from experiments.records.checkpoint import Refused
 from experiments.records.claims import Heartbeat, live_owners
@@ -236,21 +237,26 @@ def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome
 
 @contextmanager
 def explained(records: Path):  # type: ignore[no-untyped-def]
-    """A full or forbidden disk in one sentence."""
+    """What the disk refuses, in one sentence."""
     try:
         yield
     except OSError as error:
         where = error.filename or records
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             raise UserError(
-                f"the disk is full ({where}); training stopped, the last checkpoint is intact. "
+                f"{FULL[error.errno]} ({where}); training stopped, the last checkpoint is intact. "
                 "Make room and give the same command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{where} cannot be written ({error.strerror}); choose another with records=") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"{where} is in the way ({error.strerror}); choose another folder with records=") from error
-        raise
+        if error.errno is None:  # a library's own, none of the system
+            raise
+        raise UserError(
+            f"{where}: {error.strerror}; training stopped, no checkpoint written before was touched. "
+            "Give the same command again"
+        ) from error
 
 
 def tune_allocator() -> None:

@@ -155,8 +155,8 @@ class Attempt:
 
     def checkpoint(self) -> None:
         """Write the boundary held; gives up if a higher attempt exists."""
-        if max(self.record.attempts()) > self.number:
-            raise Fenced(f"{self.folder}: attempt {max(self.record.attempts())} has taken over")
+        if (newest := max(self.record.attempts(), default=0)) > self.number:
+            raise Fenced(f"{self.folder}: attempt {newest} has taken over")
         if self.boundary is None or self.boundary[0] == self.written:
             return
         for file in self.files.values():

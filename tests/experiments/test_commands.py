@@ -1,5 +1,6 @@
 """The commands as a person gives them: real processes, their exit codes and what they print."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.files import create_once
 from experiments.records import checkpoint
+from experiments.runner import explained
+from ppo.config import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("env=cartpole", "profile.horizon=64", "profile.minibatch_size=32", "env_steps=128", "backend=gymnasium")
@@ -195,6 +199,45 @@ def test_a_full_disk_is_said_keeps_a_checkpoint_and_the_same_command_goes_on(tmp
         assert done.returncode == 0, done.stderr
         assert f"from env step {newest * 64}" in done.stdout
         assert json.loads((folder / "done.json").read_text())["env_steps"] == 512
+
+
+def test_nothing_half_written_stays_on_a_disk_that_was_full(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=16k") as disk:
+        with pytest.raises(OSError, match="No space left"):
+            create_once(disk / "done.json", bytes(64_000))
+        assert list(disk.iterdir()) == []
+
+
+def test_a_new_name_that_no_longer_fits_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is not one without hard links, to which the content would be written a second time."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="quota"):
+        create_once(tmp_path / "done.json", b"{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_may_not_grow_is_one_sentence(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "experiments.train", *SMALL, f"records={tmp_path}"]
+    limit = ["sh", "-c", 'ulimit -f 40 && exec "$@"', "sh"]  # 20 kB: less than a checkpoint
+    done = subprocess.run([*limit, *line], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert_refused(done, "the limit on a file's size is reached", "the last checkpoint is intact")
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT])
+@pytest.mark.parametrize("name", ["/disk/file", None])
+def test_whatever_a_disk_refuses_is_one_sentence(number: int, name: str | None) -> None:
+    where = "/disk/file" if name else "/records"
+    with pytest.raises(UserError, match=f"{where}.*checkpoint.* the same command again"), explained(Path("/records")):
+        raise OSError(number, os.strerror(number), name)
+
+
+def test_an_error_that_is_not_the_systems_is_not_explained_away() -> None:
+    with pytest.raises(OSError, match="no such plugin"), explained(Path("/records")):
+        raise OSError("no such plugin")
 
 
 def test_plot_draws_a_picture_of_the_records(trained: tuple[Path, Done], tmp_path: Path) -> None:

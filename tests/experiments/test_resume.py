@@ -19,7 +19,7 @@ from experiments.records import checkpoint, record
 from experiments.records.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
 from experiments.trace import ALGOS
-from ppo.config import Algo, RunConfig
+from ppo.config import Algo, RunConfig, UserError
 from tests.conftest import ROOT, ROWS, Killed, named, promised, small_run, train
 
 
@@ -195,6 +195,21 @@ def test_rows_altered_while_training_goes_on_are_not_certified(tmp_path: Path, m
     train(runs, tmp_path)
     with pytest.raises(Broken, match=r"episodes\.csv is not what done\.json's digest says"):
         read_run(kept.folder, {})
+
+
+def test_a_folder_that_vanishes_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [small_run(0, 6)]
+    folder = Record(tmp_path, *named(runs)).folder
+    original = Attempt.append
+
+    def vanishes(self: Attempt, *arguments: Any) -> None:
+        original(self, *arguments)
+        if arguments[0].number == 3:
+            folder.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(Attempt, "append", vanishes)
+    with pytest.raises(UserError, match=rf"{folder}/attempt-1.*: No such file or directory; .* the same command again"):
+        train(runs, tmp_path)
 
 
 def test_a_higher_attempt_fences_off_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
