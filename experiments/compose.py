@@ -128,16 +128,21 @@ def known_keys(main: str) -> list[str]:
     return sorted({*keys, *groups_of(main), "env.version"})
 
 
-def settings_of_algo(arguments: Sequence[str]) -> list[str]:
-    """The keys of the algo that `arguments` choose: all there are, where the file of it is not ours."""
-    chosen = [argument.removeprefix("algo=") for argument in arguments if argument.startswith("algo=")]
+def key_of(override: str) -> str:
+    """algo.epsilon of algo.epsilon=0.1, with whatever Hydra allows before it."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def settings_of(group: str, arguments: Sequence[str]) -> list[str]:
+    """The keys of the algo or env that `arguments` choose: all there are, where the file of it is not ours."""
+    chosen = [argument.partition("=")[2] for argument in arguments if key_of(argument) == group]
     choices = OmegaConf.load(CONF / "config.yaml").defaults
-    default = next(str(choice["algo"]) for choice in choices if "algo" in choice)
-    path = CONF / "algo" / f"{chosen[-1] if chosen else default}.yaml"
+    default = next(str(choice[group]) for choice in choices if group in choice)
+    path = CONF / group / f"{chosen[-1] if chosen else default}.yaml"
     if not path.exists():
-        return [f.name for f in fields(Algo)]
+        return [key.removeprefix(f"{group}.") for key in known_keys("config") if key.startswith(f"{group}.")]
     values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    return [str(name) for name in values.get("algo", values)]
+    return [str(name) for name in values.get(group, values) if name != "defaults"]
 
 
 def choices_in(group: Path) -> list[str]:
@@ -164,13 +169,14 @@ def check_arguments(arguments: Sequence[str], main: str = "config") -> None:
         elif argument.startswith("--config-dir="):
             folders.append(Path(argument.partition("=")[2]))
     for argument in arguments:
-        key, equals, choice = argument.partition("=")
+        key, (_, equals, choice) = key_of(argument), argument.partition("=")
         if key in groups_of(main) and equals and "," not in choice:
             known = sorted({name for folder in folders for name in choices_in(folder / key)})
             if choice not in known:
                 hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
                 raise UserError(f"{argument}: there is no such {key}{hint}")
-        if equals and key[0].isalpha() and not key.startswith("hydra") and key not in (known := known_keys(main)):
+        if equals and key[:1].isalpha() and not key.startswith("hydra") and key not in (known := known_keys(main)):
             raise UserError(f"{argument}: {key} is not a setting{near_matches(key, known)}")
-        if key.startswith("algo.") and key.removeprefix("algo.") not in (own := settings_of_algo(arguments)):
-            raise UserError(f"{argument}: this algo has no such setting; it has {', '.join(own)}")
+        group, _, name = key.partition(".")
+        if (key.startswith("algo.") or key == "env.version") and name not in (own := settings_of(group, arguments)):
+            raise UserError(f"{argument}: this {group} has no such setting; it has {', '.join(own)}")

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.compose import NamedRun, build, check_arguments, fitted, runs_of
+from experiments.compose import NamedRun, build, check_arguments, fitted, key_of, runs_of
 from experiments.files import read_lines, write_durably
 from experiments.identity import run_id, slug
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
@@ -103,8 +103,9 @@ def expand(study: Study, overrides: Sequence[str]) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for variant, settings in study.variants.items():
         check_arguments(settings)
+        versions = [override for override in (*settings, *general) if key_of(override) == "env.version"]
         for env in study.environments:
-            check_arguments([f"env={env}"])
+            check_arguments([f"env={env}", *versions])
             for run in composed([f"env={env}", *defaults(study, [*settings, *general]), *settings, *general]):
                 entry = Entry(run_id(run.config), variant, env, NamedRun(run.config, {**run.names, "variant": variant}))
                 if (twin := entries.setdefault(entry.run_id, entry)) is not entry:
@@ -131,11 +132,6 @@ def composed(overrides: Sequence[str]) -> list[NamedRun]:
         return runs_of(cfg, choices)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-
-
-def key_of(override: str) -> str:
-    """algo.epsilon of algo.epsilon=0.1."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def refuse_conflicts(study: Study, overrides: Sequence[str]) -> None:

@@ -141,6 +141,29 @@ def test_a_setting_of_another_algo_is_refused_with_those_of_this_one() -> None:
     check_arguments(["algo=trpo", "algo.delta=0.1"])
 
 
+@pytest.mark.parametrize("before", ["", "+", "++", "~"])
+def test_what_stands_before_a_key_does_not_hide_that_it_is_mistyped(before: str) -> None:
+    for argument, words in (
+        (f"{before}seeed=3", "seeed is not a setting, did you mean seed"),
+        (f"{before}algo.epsilom=3", "algo.epsilom is not a setting, did you mean algo.epsilon"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_arguments([argument])
+    with pytest.raises(UserError, match="sed is not a setting, did you mean seed"):
+        check_arguments(["study=quick", f"{before}sed=7"], "launch")
+    check_arguments([f"{before}seed=3", f"{before}algo.epsilon=0.3", f"{before}hydra.verbose=true"])
+
+
+@pytest.mark.parametrize("before", ["", "+", "++"])
+def test_a_version_of_a_task_that_has_but_one_is_refused(before: str) -> None:
+    """runs_of leaves it out, so that another task would be trained than the one asked for."""
+    for env in ("cartpole", "atari/pong"):
+        with pytest.raises(UserError, match=r"env\.version=v5: this env has no such setting; it has id"):
+            check_arguments([f"env={env}", f"{before}env.version=v5"])
+    check_arguments([f"{before}env.version=v5"])
+    check_arguments(["env=swimmer", f"{before}env.version=v5"])
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [

@@ -104,6 +104,7 @@ def test_the_command_lines_profile_stands_above_the_studys() -> None:
         (["env_steps=1000000"], "env_steps is set by the study's variants random"),
         (["variants=[clip_0.1]"], "did you mean clip_0.2"),
         (["environments=[cartpol]"], "did you mean cartpole"),
+        (["++env.version=v5", "environments=[cartpole]"], "env.version=v5: this env has no such setting"),
         (["variants=[clip_0.2]", "env_steps=10"], "less than one iteration"),
     ],
 )
