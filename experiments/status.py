@@ -41,7 +41,7 @@ def study_folder(name: str, records: Path) -> Path:
 Waiting = Mapping[str, tuple[str, Queued]]
 
 
-def look(study: Path, asked: Callable[[Path], Waiting] = in_queue) -> list[tuple[Entry, Standing]]:
+def look(study: Path, asked: Callable[[Path, str], Waiting] = in_queue) -> list[tuple[Entry, Standing]]:
     """Every run of the study and how it stands, the queue included where there is one."""
     entries = read_manifest(study)
     if not (study / "study.json").exists():
@@ -51,7 +51,9 @@ def look(study: Path, asked: Callable[[Path], Waiting] = in_queue) -> list[tuple
     kept = runs_in(parts, written["code_id"])
     stands = kept_as_done(entries, standings(entries, study.parent.parent, written["code_id"]), kept)
     launches = launches_of(study)
-    waiting = asked(study) if any(launch.head()["cluster"] == "slurm" for launch in launches) else {}
+    waiting = (
+        asked(study, written["code_id"]) if any(launch.head()["cluster"] == "slurm" for launch in launches) else {}
+    )
     stands = [queued(stand, waiting.get(entry.run_id)) for entry, stand in zip(entries, stands, strict=True)]
     idle = {entry.run_id for entry, stand in zip(entries, stands, strict=True) if stand.state in ("missing", "stopped")}
     why = refusals(launches[0], idle) if launches and idle else {}
@@ -66,7 +68,7 @@ def look_anyway(study: Path) -> tuple[list[tuple[Entry, Standing]], str]:
     try:
         return look(study), ""
     except Silent:
-        return look(study, lambda _: {}), "squeue does not answer: runs that wait in its queue are shown as missing"
+        return look(study, lambda *_: {}), "squeue does not answer: runs that wait in its queue are shown as missing"
 
 
 def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:

@@ -31,7 +31,7 @@ from experiments.identity import code_id
 from experiments.manifest import Entry, Study, expand, freeze, study_of
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
-from experiments.status import counts, told
+from experiments.status import Waiting, counts, queued, told
 from experiments.tracking.settings import Tracking
 from experiments.train import leave, stop
 from ppo.config import UserError, choose, positive
@@ -112,7 +112,8 @@ def launch(request: Request, console: Console) -> int:
             overrides = request.head["overrides"]
             said = {**asdict(request.study), "code_id": code_id(), "overrides": overrides, "parts": parts}
             write_durably(request.folder / "study.json", as_json(said))
-            if todo := missing(request, entries, console):
+            waiting = queued_runs(request)
+            if todo := missing(request, entries, waiting, console):
                 say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
                 for entry in todo:  # a fresh start for those that failed
                     (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
@@ -122,14 +123,14 @@ def launch(request: Request, console: Console) -> int:
                 packs = [pack for packs in tasks for pack in packs]
                 frozen = freeze_launch(request.folder, ids_of(tasks), request.head)
                 Pool(frozen, packs, request.cluster.places, console).run()
-            return report(request, entries, console)
+            return report(request, entries, waiting, console)
     finally:
         claim.release()
 
 
 def preview(request: Request, console: Console) -> int:
     """Print what `launch` would do, and do nothing."""
-    todo = missing(request, request.entries, console)
+    todo = missing(request, request.entries, queued_runs(request), console)
     say(console, f"{request.name}: {len(todo)} of {len(request.entries)} runs to train; measuring this machine …")
     if todo:
         tasks, cluster = tasks_of(request.cluster, todo), request.cluster
@@ -148,10 +149,14 @@ def say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def missing(request: Request, entries: Sequence[Entry], console: Console) -> list[Entry]:
+def queued_runs(request: Request) -> Waiting:
+    """Runs that a cluster's queue holds already."""
+    return in_queue(request.folder, code_id()) if isinstance(request.cluster, Slurm) else {}
+
+
+def missing(request: Request, entries: Sequence[Entry], waiting: Waiting, console: Console) -> list[Entry]:
     """The runs to train now: not finished, not at work or queued elsewhere, and failed ones only if asked for."""
     stands = standings(entries, request.records, code_id())
-    waiting = in_queue(request.folder) if isinstance(request.cluster, Slurm) else {}
     todo, left = [], Counter[str]()
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state in COMPLETE:
@@ -195,9 +200,10 @@ def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], consol
     return 0
 
 
-def report(request: Request, entries: Sequence[Entry], console: Console) -> int:
+def report(request: Request, entries: Sequence[Entry], waiting: Waiting, console: Console) -> int:
     """Say how the study stands now; returns 0 if it is complete."""
     stands = kept_as_done(entries, standings(entries, request.records, code_id()), request.kept)
+    stands = [queued(stand, waiting.get(entry.run_id)) for entry, stand in zip(entries, stands, strict=True)]
     say(console, f"{request.name}: {told(counts(stands))}")
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state == "failed":

@@ -263,12 +263,13 @@ def reconcile(launch: Launch) -> list[Part]:
     return parts
 
 
-def in_queue(study: Path) -> dict[str, tuple[str, Queued]]:
-    """Runs of a study that a job will train or trains: run id → (job_index, what squeue says)."""
+def in_queue(study: Path, code_id: str) -> dict[str, tuple[str, Queued]]:
+    """Runs of a study that a job will train or trains with this very code: run id → (job_index, what squeue says)."""
     waiting = queue()
     found = {}
     for launch in launches_of(study):
-        if launch.head()["cluster"] != "slurm":
+        head = launch.head()
+        if (head["cluster"], head["code_id"]) != ("slurm", code_id):
             continue
         tasks = launch.tasks()
         for part in reconcile(launch):

@@ -151,6 +151,8 @@ def test_the_queue_says_who_is_about_to_start(study: Path, monkeypatch: pytest.M
     assert states[6] == ("queued", "job 77_0 (Priority)")
     assert states[2][0] == "running"
     assert slurm.noted(slurm.Launch(head.parent))[0].job == "77"  # an id that was never noted is found by its name
+    head.write_bytes(as_json(json.loads(head.read_text()) | {"code_id": "0" * 12}))
+    assert look(study)[6][1].state == "missing", "a job of other code makes another run"
 
 
 def test_where_squeue_is_silent_the_folders_speak(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,24 @@ def test_a_dry_run_tells_and_does_nothing(tiny: Path) -> None:
     assert not (tiny / "records").exists()
 
 
+def test_what_is_queued_is_not_submitted_twice_unless_the_code_is_another(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins for SLURM: sbatch takes every job, and none of them ever starts."""
+    answers = {"sbatch": "echo 77", "squeue": "echo '77|0|PENDING||Priority|x'", "scontrol": "exit 1"}
+    for name, line in answers.items():
+        (tiny / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tiny / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tiny}:{os.environ['PATH']}")
+    some = ("cluster=slurm", "cluster.runs_per_pack=4", "environments=[cartpole]")
+    assert "submitted 77: 1 tasks" in launch(tiny, *some).stdout
+    again = launch(tiny, *some).stdout
+    assert "4 runs left alone: at work or queued already" in again and "tiny: 4 queued" in again
+    (frozen,) = launches_of(tiny / "records/studies/tiny")
+    (frozen.folder / "launch.json").write_bytes(as_json(frozen.head() | {"code_id": "0" * 12}))
+    assert "submitted 77: 1 tasks" in launch(tiny, *some).stdout
+
+
 def test_what_parts_hold_is_not_trained_again(tiny: Path) -> None:
     """Records of another machine are gone; what was kept of them is done, if this very code trained it."""
     assert "there are no parts of a dataset there" in launch(tiny, f"parts={tiny}").stderr
