@@ -51,7 +51,6 @@ class Request:
     head: dict[str, Any]  # what every task of a launch must know
     retry: bool
     extend: bool
-    parts: Path | None
     kept: frozenset[str]  # ids of the runs that `parts` holds
 
     @property
@@ -92,10 +91,10 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
             "config_dir": config_dir,
             "requeue": getattr(cluster, "requeue", False),
             "array_size": site_array_size(cluster) if isinstance(cluster, Slurm) else None,
+            "parts": None if parts is None else str(parts),
         },
         retry=cfg.retry is not None,
         extend=fitted("extend", cfg.extend, bool),
-        parts=parts,
         kept=runs_in(parts, code_id()),
     )
 
@@ -108,8 +107,7 @@ def launch(request: Request, console: Console) -> int:
     try:
         with Heartbeat([claim.folder]):
             entries = freeze(request.folder, request.entries, request.extend)
-            parts = None if request.parts is None else str(request.parts)
-            overrides = request.head["overrides"]
+            overrides, parts = request.head["overrides"], request.head["parts"]
             said = {**asdict(request.study), "code_id": code_id(), "overrides": overrides, "parts": parts}
             write_durably(request.folder / "study.json", as_json(said))
             waiting = queued_runs(request)

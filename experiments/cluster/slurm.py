@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from experiments.cluster.launch import Launch, launches_of
+from experiments.compose import key_of
 from experiments.files import as_json, read_json, write_durably
 from ppo.config import UserError, positive
 
@@ -102,9 +103,11 @@ def array_script(launch: Launch, part: Part, options: Slurm, code: str, python: 
 
 def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: str, python: str) -> str:
     """The script of the last job: give the study command again, one turn fewer to come, and report what there is."""
-    said = [word for word in launch.head()["overrides"] if not word.startswith(("cluster.follow_up=", "records="))]
-    said = [*(launch.head()["config_dir"]), *said]
-    words = [*said, f"cluster.follow_up={options.follow_up - 1}", f"records='{launch.records}'"]
+    head = launch.head()
+    places = {"records": launch.records, "parts": head["parts"]}  # the job begins in another folder
+    said = [word for word in head["overrides"] if key_of(word) not in ("cluster.follow_up", *places)]
+    absolute = [f"{key}='{place}'" for key, place in places.items() if place is not None]
+    words = [*head["config_dir"], *said, f"cluster.follow_up={options.follow_up - 1}", *absolute]
     directives = {
         "job-name": f"ppo-{launch.study.name}-{launch.folder.name}-follow-up",
         "dependency": "afterany:" + ":".join(jobs),

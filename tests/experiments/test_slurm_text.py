@@ -42,7 +42,7 @@ def launch_in(tmp_path: Path) -> Launch:
     launch = Launch(tmp_path / "records/studies/table1/launches/3")
     launch.folder.mkdir(parents=True)
     overrides = ["study=table1", "cluster=mysite", "cluster.follow_up=3", "records=elsewhere", "algo.epsilon='0.2'"]
-    (launch.folder / "launch.json").write_bytes(as_json({"overrides": overrides, "config_dir": []}))
+    (launch.folder / "launch.json").write_bytes(as_json({"overrides": overrides, "config_dir": [], "parts": None}))
     return launch
 
 

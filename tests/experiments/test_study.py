@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -207,22 +208,38 @@ def test_a_dry_run_tells_and_does_nothing(tiny: Path) -> None:
     assert not (tiny / "records").exists()
 
 
-def test_what_is_queued_is_not_submitted_twice_unless_the_code_is_another(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stand-ins for SLURM: sbatch takes every job, and none of them ever starts."""
+QUEUED = ("cluster=slurm", "cluster.runs_per_pack=4", "environments=[cartpole]")
+
+
+@pytest.fixture
+def slurm(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins: sbatch takes every job, and none of them ever starts."""
     answers = {"sbatch": "echo 77", "squeue": "echo '77|0|PENDING||Priority|x'", "scontrol": "exit 1"}
     for name, line in answers.items():
         (tiny / name).write_text(f"#!/bin/sh\n{line}\n")
         (tiny / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tiny}:{os.environ['PATH']}")
-    some = ("cluster=slurm", "cluster.runs_per_pack=4", "environments=[cartpole]")
-    assert "submitted 77: 1 tasks" in launch(tiny, *some).stdout
-    again = launch(tiny, *some).stdout
+
+
+@pytest.mark.usefixtures("slurm")
+def test_what_is_queued_is_not_submitted_twice_unless_the_code_is_another(tiny: Path) -> None:
+    assert "submitted 77: 1 tasks" in launch(tiny, *QUEUED).stdout
+    again = launch(tiny, *QUEUED).stdout
     assert "4 runs left alone: at work or queued already" in again and "tiny: 4 queued" in again
     (frozen,) = launches_of(tiny / "records/studies/tiny")
     (frozen.folder / "launch.json").write_bytes(as_json(frozen.head() | {"code_id": "0" * 12}))
-    assert "submitted 77: 1 tasks" in launch(tiny, *some).stdout
+    assert "submitted 77: 1 tasks" in launch(tiny, *QUEUED).stdout
+
+
+@pytest.mark.usefixtures("slurm")
+def test_the_job_that_follows_up_finds_the_parts_from_where_it_begins(tiny: Path) -> None:
+    (tiny / "parts/a/b").mkdir(parents=True)
+    pd.DataFrame({"run_id": ["r"], "code_id": ["c"]}).to_parquet(tiny / "parts/a/b/runs.parquet")
+    near = f"parts={os.path.relpath(tiny / 'parts')}"
+    assert launch(tiny, *QUEUED, "cluster.follow_up=1", near).returncode == 0
+    (frozen,) = launches_of(tiny / "records/studies/tiny")
+    words = shlex.split((frozen.folder / "follow-up.sh").read_text(), comments=True)
+    assert f"parts='{tiny / 'parts'}'" in words and near not in words
 
 
 def test_what_parts_hold_is_not_trained_again(tiny: Path) -> None:
