@@ -88,6 +88,9 @@ class Gymnasium:
                 raise UserError(f"Gymnasium has no task {env.id}{near}") from error
             except gymnasium.error.Error as error:
                 raise UserError(f"Gymnasium cannot make {env.id}: {error}") from error
+        spec = self.envs[0].spec
+        if spec is not None and spec.id != env.id:  # a run names its task in full, whatever Gymnasium makes of less
+            raise UserError(f"Gymnasium makes {spec.id} of {env.id}; say env.id={spec.id}")
         self.seeds: list[int | None] = list(seeds)
         self.lost = np.zeros(len(seeds), dtype=bool)
         self.spaces = Spaces.of(env.id, self.envs[0].observation_space, self.envs[0].action_space)

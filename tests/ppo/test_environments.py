@@ -281,6 +281,13 @@ def test_an_unknown_task_is_refused_with_near_matches(backend: str) -> None:
         Environments(Env("Hoper-v4"), backend, [0])
 
 
+@pytest.mark.filterwarnings("ignore:.*latest versioned environment")
+@pytest.mark.parametrize("said", ["CartPole", "gymnasium:CartPole-v1"])
+def test_a_task_that_is_not_named_in_full_is_refused_with_its_full_id(said: str) -> None:
+    with pytest.raises(UserError, match=f"Gymnasium makes CartPole-v1 of {said}; say env.id=CartPole-v1"):
+        Environments(Env(said), "gymnasium", [0])
+
+
 @pytest.mark.parametrize(
     ("space", "words"),
     [
