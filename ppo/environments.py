@@ -47,7 +47,11 @@ class Backend(Protocol):
 
 
 class EnvPool:
-    """EnvPool's synchronous vector, in one thread."""
+    """EnvPool's synchronous vector, in one thread.
+
+    A fall at the very last allowed step is here a time limit alone (terminated = done & ~truncated), with Gymnasium
+    both. So under time_limit=bootstrap such a state is worth V(s) here and 0 there; under terminal nothing differs.
+    """
 
     def __init__(self, env: Env, seeds: Sequence[int]):
         import envpool

@@ -306,6 +306,26 @@ def test_an_unsupported_space_is_refused_by_name(space: dict, words: str) -> Non
         del gymnasium.registry["TestSpaces-v0"]
 
 
+@pytest.mark.parametrize(("env_id", "action"), [("InvertedPendulum-v4", [[3.0]]), ("CartPole-v1", [1])])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_fall_at_the_last_allowed_step_is_a_time_limit_and_to_gymnasium_also_a_fall(
+    backend: str, env_id: str, action: list
+) -> None:
+    def end(limit: int | None) -> tuple[int, bool, bool]:
+        """(length, terminated, truncated) of a first episode."""
+        environments = Environments(Env(env_id, max_episode_steps=limit), backend, [5])
+        environments.reset()
+        length, terminated, truncated = 0, False, False
+        while not (terminated or truncated):
+            _, (terminated,), (truncated,) = environments.step(np.array(action))
+            length += 1
+        return length, terminated, truncated
+
+    fall = end(None)
+    assert fall == (fall[0], True, False)
+    assert end(limit=fall[0]) == (fall[0], backend == "gymnasium", True)
+
+
 @pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
 def test_a_time_limit_of_ones_own_replaces_the_tasks(backend: str) -> None:
     environments = Environments(Env("Pendulum-v1", max_episode_steps=230), backend, [0, 1])
