@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
 ROWS = TABLE_1
+PROFILES = sorted(path.stem for path in (ROOT / "conf" / "profile").glob("*.yaml") if "atari" not in path.stem)
 
 
 def profile_of(name: str, **overrides: Any) -> Profile:

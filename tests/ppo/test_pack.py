@@ -14,7 +14,7 @@ from ppo.pack import Pack
 from ppo.rollout import collect
 from ppo.train import train
 from ppo.update import scheduled, update
-from tests.conftest import ROWS, small_run
+from tests.conftest import PROFILES, ROWS, small_run
 
 SIZES = (1, 2, 3, 5, 8, 9, 17)
 ENVIRONMENTS = {"InvertedPendulum-v4": 1, "Reacher-v4": 2, "Hopper-v4": 3, "HalfCheetah-v4": 6, "CartPole-v1": 2}
@@ -49,7 +49,7 @@ def test_a_run_is_the_same_run_in_packs_of_every_size(env: str) -> None:
         assert traces(some) == {run: together[run] for run in some}, f"pack of {size}"
 
 
-@pytest.mark.parametrize("base", ["paper_text", "ppo2_2018"])
+@pytest.mark.parametrize("base", PROFILES)
 def test_every_profile_is_pack_equal(base: str) -> None:
     runs = eleven_rows_by_three_seeds("Hopper-v4", base=base)
     together = traces(runs)

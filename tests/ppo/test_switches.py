@@ -15,9 +15,8 @@ import pytest
 from ppo.config import Algo, Profile, RunConfig, UserError
 from ppo.pack import Pack
 from ppo.train import train
-from tests.conftest import ROOT, small_run
+from tests.conftest import PROFILES, small_run
 
-PROFILES = sorted(path.stem for path in (ROOT / "conf" / "profile").glob("*.yaml") if "atari" not in path.stem)
 CLIP = Algo("clip", epsilon=0.05)
 TINY = {"horizon": 64, "minibatch_size": 32, "epochs": 3, "stepsize": 1e-2, "hidden_sizes": (8, 8)}
 VISIBLE = 1e-4  # of outputs up to 2 in size; a start moved by one rounding error ends 6e-7 away at most
