@@ -6,7 +6,7 @@ ALE plays Atari's games (atari.py). None resets by itself here: an ended episode
 would be alone.
 
 A task that draws randomness only at reset is rebuilt from (seed, number of resets, actions since the last reset); this
-needs no access to a simulator's internals and serves both backends.
+needs no access to a simulator's internals and serves all backends.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ class EnvPool:
 
 
 class Gymnasium:
-    """One plain environment per run, stepped in turn."""
+    """Plain environments, stepped in turn."""
 
     def __init__(self, env: Env, seeds: Sequence[int]):
         with warnings.catch_warnings():
@@ -126,7 +126,8 @@ BACKENDS: dict[str, type[EnvPool] | type[Gymnasium] | type[Ale]] = {
 
 
 class Environments:
-    """A backend plus what replay needs: resets so far and the actions since the last one, for each run."""
+    """A backend plus what replay needs: resets so far and the actions since the last one, for each of its E
+    environments, which are the actors of a pack's runs, one run's after another's."""
 
     def __init__(self, env: Env, backend: str, seeds: Sequence[int]):
         try:
@@ -137,13 +138,13 @@ class Environments:
         self.spaces = self.backend.spaces
         self.ids = np.arange(len(seeds), dtype=np.int32)
         self.resets = np.zeros(len(seeds), dtype=np.int64)
-        self.history: list[np.ndarray] = []  # one action array (R, …) per step
-        self.started = np.zeros(len(seeds), dtype=np.int64)  # where in it each run's episode began
+        self.history: list[np.ndarray] = []  # one action array (E, …) per step
+        self.started = np.zeros(len(seeds), dtype=np.int64)  # where in it each one's episode began
         self.observations = np.zeros((len(seeds), *self.spaces.observation_shape), dtype=self.spaces.dtype)
 
     @property
     def lost(self) -> np.ndarray:
-        """Who lost a life at the last step, in a game that goes on: (R,) bool."""
+        """Who lost a life at the last step, in a game that goes on: (E,) bool."""
         return self.backend.lost
 
     def reset(self, ids: np.ndarray | None = None) -> None:
@@ -153,7 +154,7 @@ class Environments:
         self.started[ids] = len(self.history)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Actions (R, A) or (R,) → rewards (R,), terminated (R,), truncated (R,); `observations` moves on."""
+        """Actions (E, A) or (E,) → rewards (E,), terminated (E,), truncated (E,); `observations` moves on."""
         self.history.append(actions)
         self.observations, rewards, terminated, truncated = self.backend.step(actions, self.ids)
         return rewards, terminated, truncated
