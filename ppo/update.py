@@ -143,14 +143,16 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     coefficients, stepsize = scheduled(pack)
 
     before = pack.flat.clone()
-    step = minibatch_step
-    if pack.profile.value_fit == "separate":
+    if pack.profile.value_fit == "joint":
+        step, optimiser = minibatch_step, pack.optimisers[0]
+    else:
         policy_step(pack, whole, coefficients, stepsize)
-        own = pack.profile.value_stepsize
-        step, stepsize = value_step, stepsize if own is None else torch.full_like(stepsize, own)
+        step, optimiser = value_step, pack.optimisers[1]
+        if pack.profile.value_stepsize is not None:
+            stepsize = torch.full_like(stepsize, pack.profile.value_stepsize)
     step = variant(step, pack.numerics)
     for batch in minibatches(pack, whole):
-        bias, epsilon = pack.optimisers[-1].next_step()
+        bias, epsilon = optimiser.next_step()
         step(pack, batch, coefficients, stepsize * bias, epsilon)
 
     metrics = diagnostics(pack, whole, coefficients)
