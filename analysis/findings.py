@@ -44,7 +44,8 @@ def table1(results: Results) -> Table:
     caption = (
         f"Normalised score: {scale(results)}, averaged over {many(len(results.environments), 'task')} and all runs. "
         f"Ours: mean over tables of {replicate.SEEDS} seeds drawn from ours, each with its own best, as the paper's "
-        f"was. Interval: of our mean ({results.seeds} seeds). A 3-seed re-run: where {LEVEL_NAME} of such tables fall."
+        f"was. Interval: of our mean ({results.seeds} seeds){exactly(results)}. A 3-seed re-run: where "
+        f"{LEVEL_NAME} of such tables fall."
     )
     return Table("table1", "Table 1 of the paper and ours", caption, frame(shown), frame(rows))
 
@@ -93,6 +94,11 @@ def scale(results: Results) -> str:
     return f"0 is {ZERO[results.options.scaling.random_from]}, 1 is {ONE[results.options.scaling.best_from]} on a task"
 
 
+def exactly(results: Results) -> str:
+    """What intervals of normalised scores leave out; see `scores.score_intervals`."""
+    return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * (results.seeds < FEW)
+
+
 def many(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
@@ -113,7 +119,10 @@ def normalised_scores(results: Results) -> Table:
             {"variant": variant, **cells, "mean": number(average), f"{LEVEL_NAME} interval": span(low, high) + doubt}
         )
     method = "Welch–Satterthwaite t" if results.seeds < FEW else "stratified bootstrap"
-    caption = f"Means over runs; {scale(results)}. Interval: {method}. † hinges on one run: may be too narrow."
+    caption = (
+        f"Means over runs; {scale(results)}. Interval: {method}{exactly(results)}. † hinges on one run: may be too "
+        "narrow."
+    )
     return Table("normalised", "Normalised scores by task", caption, frame(shown), frame(rows))
 
 

@@ -114,6 +114,16 @@ class TestTable1:
         assert "the best single run" in caption
 
 
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_intervals_that_take_the_references_for_exact_say_so(seeds: int, tmp_path: Path) -> None:
+    """Below ten seeds they do; from ten on a bootstrap finds them anew."""
+    found = results(tmp_path, variants=PAPER, environments=("Reacher-v4",), seeds=seeds, env_steps=50_000)
+    for table in (findings.table1(found), findings.normalised_scores(found)):
+        assert ("taken for exact, so perhaps too narrow" in table.caption) == (
+            found.intervals["clip_0.1"].method == "t"
+        )
+
+
 class TestRawScores:
     def test_are_means_and_sample_deviations_over_runs(self, paper: Results) -> None:
         table = findings.raw_scores(paper).values.set_index(["variant", "env"])
