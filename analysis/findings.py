@@ -243,7 +243,7 @@ def compared_with(results: Results) -> str:
 
 def differences(results: Results) -> Table:
     """Where the runs depart from what the paper prints, and what they chose where it is silent."""
-    rows = [row for key, said in paper_settings().items() if (row := departure(results, key, said))]
+    rows = [row for key, said in paper_settings().items() for row in departures(results, key, said)]
     rows += [
         {"setting": "task", "paper": "-v1", "here": f"-{version}", "kind": "printed otherwise", "source": "section 6.1"}
         for version in sorted({environment.rpartition("-")[2] for environment in results.environments})
@@ -253,7 +253,7 @@ def differences(results: Results) -> Table:
     values = values.sort_values("kind", kind="stable").reset_index(drop=True)
     caption = (
         "From the runs' own settings. Printed otherwise: contradicts the paper. Silent: the paper does not say; its "
-        "column has the neutral choice."
+        "column has the neutral choice, or a dash where it says what it chose for PPO alone."
     )
     return Table("differences", "Known differences from the paper", caption, values.copy(), values)
 
@@ -264,18 +264,29 @@ def paper_settings() -> dict[str, dict[str, str]]:
     return published.settings().to_dict("index")
 
 
-def departure(results: Results, key: str, said: Mapping[str, str]) -> dict[str, str] | None:
-    """A row for a setting that some variant has otherwise; None if all agree with the paper."""
+def departures(results: Results, key: str, said: Mapping[str, str]) -> list[dict[str, str]]:
+    """Rows for a setting that some variants have otherwise; none if all agree with the paper. What it prints of the
+    implementation it prints for PPO's objectives; of those that it compares them with, it says nothing."""
     found: dict[str, list[str]] = {}
     for variant in results.trained:
         if (value := at(results.config(variant), key)) is not None:
             found.setdefault(value, []).append(variant)
-    other = {value: names for value, names in found.items() if value != said["value"]}
-    if not other:
-        return None
-    here = [f"{value} ({', '.join(names)})" if len(found) > 1 else value for value, names in other.items()]
-    kind = "printed otherwise" if said["printed"] == "yes" else "silent"
-    return {"setting": key, "paper": said["value"], "here": "; ".join(here), "kind": kind, "source": said["source"]}
+
+    def row(of: Sequence[str], paper: str, kind: str, source: str) -> list[dict[str, str]]:
+        other = {value: [v for v in names if v in of] for value, names in found.items() if value != said["value"]}
+        here = [f"{v} ({', '.join(names)})" if len(found) > 1 else v for v, names in other.items() if names]
+        return [{"setting": key, "paper": paper, "here": "; ".join(here), "kind": kind, "source": source}][: len(here)]
+
+    if said["printed"] == "no":
+        return row(results.trained, said["value"], "silent", said["source"])
+    objectives = {variant: at(results.config(variant), "algo.objective") for variant in results.trained}
+    of_all = not key.startswith("profile.")
+    ppo = [v for v, objective in objectives.items() if of_all or objective in published.OBJECTIVES.values()]
+    others = [variant for variant in results.trained if variant not in ppo]
+    return [
+        *row(ppo, said["value"], "printed otherwise", said["source"]),
+        *row(others, "–", "silent", f"for PPO: {said['source']}"),
+    ]
 
 
 def at(config: Mapping[str, Any], key: str) -> str | None:

@@ -175,7 +175,9 @@ def score_intervals(
     raw: Raw, rng: np.random.Generator, scaling: Scaling = SCALING, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
     """Interval of every variant's score in `table`. From ten seeds a bootstrap finds the references anew in each
-    resample; below, t intervals take them for exact, which leaves out what they contribute."""
+    resample; below, t intervals take them for exact, which leaves out what they contribute: simulated with Table 1's
+    means and spreads and 3 seeds, they hold a score's expectation in 91 % of cases instead of 95 %, and in 81 % where
+    the best single run scores 1."""
     variants = trained(raw)
     require_complete(raw, variants, 2)
     scores = normalise(raw, references(raw, scaling))

@@ -1,6 +1,7 @@
 """What a report's tables say, against hand calculations, SciPy and the configs they come from."""
 
 import html.parser
+import json
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,28 @@ class TestDifferences:
         runs.loc[odd, "config"] = runs.loc[odd, "config"].str.replace('"horizon": 2048', '"horizon": 1024')
         row = findings.differences(Results(found.dataset)).values.set_index("setting").loc["profile.horizon"]
         assert (row["here"], row["kind"]) == ("1024 (unconstrained)", "printed otherwise")
+
+    def test_what_is_printed_for_ppo_does_not_bind_what_it_is_compared_with(self, tmp_path: Path) -> None:
+        found = results(tmp_path, variants=("clip_0.2", "mine"))
+        runs = found.dataset.runs
+        for variant, objective in (("clip_0.2", "clip"), ("mine", "a2c")):
+            of = runs["variant"] == variant
+            changed = (
+                runs.loc[of, "config"]
+                .map(json.loads)
+                .map(
+                    lambda config, objective=objective: (
+                        config
+                        | {"algo": {"objective": objective}, "profile": config["profile"] | {"epochs": 3, "horizon": 5}}
+                    )
+                )
+            )
+            runs.loc[of, "config"] = changed.map(json.dumps)
+        rows = findings.differences(Results(found.dataset)).values.set_index(["setting", "kind"])
+        columns = ["paper", "here", "source"]
+        assert tuple(rows.loc[("profile.epochs", "printed otherwise"), columns]) == ("10", "3", "Table 3")
+        assert tuple(rows.loc[("profile.epochs", "silent"), columns]) == ("–", "3", "for PPO: Table 3")
+        assert ("env_steps", "silent") not in rows.index
 
     def test_settings_of_the_paper_are_those_of_its_profile(self) -> None:
         paper = OmegaConf.to_container(OmegaConf.load(CONF / "profile" / "paper_text.yaml"))
