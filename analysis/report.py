@@ -65,8 +65,9 @@ def doubts(results: Results) -> list[str]:
     tails = [variant for variant, interval in results.intervals.items() if interval.heavy_tailed]
     others = sorted(set(results.runs["measure"]) - {"training episodes"})
     told = {
+        "1 seed: no intervals; differences mean nothing yet.": results.seeds == 1,
         f"{results.seeds} seeds: intervals are Student's t and wide; read small differences as none.": (
-            results.seeds < FEW
+            1 < results.seeds < FEW
         ),
         f"{findings.many(short, 'run')} finished fewer than {EPISODES} episodes and count what they had.": short,
         f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,

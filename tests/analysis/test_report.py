@@ -96,6 +96,20 @@ def test_names_cannot_become_tags(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Raw scores only" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [(1, "1 seed: no intervals; differences mean nothing yet."), (2, "2 seeds: intervals are Student's t and wide")],
+)
+def test_intervals_are_promised_where_there_are_some(
+    seeds: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "dataset", np.random.default_rng(0), variants=PAPER, seeds=seeds, env_steps=50_000)
+    assert report.main([str(folder), "--out", str(tmp_path / "report")]) == 0
+    said = capsys.readouterr().out
+    assert says in said
+    assert ("Student's t" in said) == (seeds > 1)
+
+
 def test_what_is_missing_is_refused_or_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "dataset", np.random.default_rng(0), missing=[("clip_0.2", "Hopper-v4", 1)])
     note = (folder / "dataset.json").read_text()
