@@ -28,6 +28,9 @@ ZERO = "random"
 def pattern(runs: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Scores averaged over tasks, by implementation and setting."""
     raw = scores.raw_scores(runs)
+    tasks = {task for name, cells in raw.items() if "/" in name for task in cells}
+    if untrained := sorted(tasks - set(raw.get(ZERO, {}))):
+        raise RecordError(f"the pilot's {ZERO} policy is not trained yet on {', '.join(untrained)}")
     found: dict[str, dict[str, float]] = {}
     for implementation in dict.fromkeys(name.partition("/")[0] for name in raw if "/" in name):
         own = {name.partition("/")[2]: cells for name, cells in raw.items() if name.startswith(f"{implementation}/")}

@@ -50,6 +50,15 @@ def test_the_nearest_comes_first_with_its_range_over_seeds() -> None:
     assert "| published (7 tasks) | −0.39 | 0.71 | 0.00 |" in text
 
 
+def test_a_random_policy_that_is_not_trained_yet_is_said_to_be_so() -> None:
+    begun = runs(a__unconstrained=0.5, a__kl_fixed_1=1.0)
+    lacks = (begun["variant"] == "random") & (begun["env"] == "Hopper-v4")
+    with pytest.raises(RecordError, match=r"the pilot's random policy is not trained yet on Hopper-v4$"):
+        pilot.ranked(begun[~lacks])
+    with pytest.raises(RecordError, match=r"is not trained yet on Hopper-v4, Reacher-v4$"):
+        pilot.ranked(begun[begun["variant"] != "random"])
+
+
 def test_a_dataset_of_something_else_is_refused() -> None:
     with pytest.raises(RecordError, match="study=pilot"):
         pilot.ranked(runs(clip=0.5))
