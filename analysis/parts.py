@@ -110,7 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
     options = parser.parse_args(arguments)
+    known = sorted(path.parent.name for path in options.records.glob("studies/*/manifest.jsonl"))
     try:
+        if options.study not in known:
+            raise RecordError(f"{options.study} is no study of {options.records} ({', '.join(known) or 'it has none'})")
         written, waiting = grow(options.records / "studies" / options.study, options.out)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

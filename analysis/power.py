@@ -89,8 +89,8 @@ def plan(
 ) -> Plan:
     """What it takes to see `difference` (default: the observed one) between the means over environments of a and b."""
     wanted = float(mean(b) - mean(a)) if difference is None else difference
-    if wanted == 0:
-        raise RecordError("a difference of 0 cannot be seen with any number of seeds")
+    if wanted == 0 or not np.isfinite(wanted):
+        raise RecordError(f"a difference of {wanted:g} cannot be seen with any number of seeds")
     runs = min(cell.size for cell in (*a, *b))
     return Plan(
         wanted,

@@ -84,7 +84,8 @@ def spearman(tables: Array, scores: Array) -> Array:
     """Spearman's rho between each row of `tables` and of `scores`, (…, variants) both."""
     ranks = (stats.rankdata(rows, axis=-1) for rows in (tables, scores))
     left, right = (each - each.mean(-1, keepdims=True) for each in ranks)
-    return (left * right).sum(-1) / np.sqrt((left**2).sum(-1) * (right**2).sum(-1))
+    lengths = np.sqrt((left**2).sum(-1) * (right**2).sum(-1))
+    return (left * right).sum(-1) / np.where(lengths == 0, 1, lengths)  # 0 where all is tied
 
 
 def agreement(printed: pd.Series, again: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:

@@ -128,6 +128,13 @@ def of_older_code(part: Path) -> None:
     pd.read_parquet(path).assign(code_id="0123456789ab").to_parquet(path)
 
 
+def test_a_study_that_is_none_is_named_with_those_that_are(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parts.main(["nostudy", "--records", str(records), "--out", str(tmp_path / "data")]) == 2
+    assert capsys.readouterr().err == f"error: nostudy is no study of {records} (small)\n"
+
+
 def test_runs_trained_again_by_another_code_are_refused(
     records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,8 @@ class TestCommand:
             (["--variants", "clip_0.2", "clip"], "no run of clip; there are clip_0.2"),
             (["--variants", "clip_0.2", "kl_fixed_1", "--power", "1.5"], "probabilities"),
             (["--variants", "clip_0.2", "clip_0.2"], "difference of 0"),
+            (["--variants", "clip_0.2", "kl_fixed_1", "--difference", "nan"], "difference of nan cannot be seen"),
+            (["--variants", "clip_0.2", "kl_fixed_1", "--difference", "inf"], "difference of inf cannot be seen"),
             (["--variants", "clip_0.2", "kl_fixed_1", "--environments", "Ant-v4"], "no run on Ant-v4; there"),
             (["--variants", "clip_0.2", "kl_fixed_1", "--profile", "mine"], "choose one profile of ppo1_2017_08"),
         ],

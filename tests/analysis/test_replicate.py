@@ -1,6 +1,7 @@
 """Whether Table 1 is reproduced: rightly told of pools that are the paper's, and of pools that are not."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,12 @@ class TestRanks:
             tables, scores = tables.round(), scores.round()
         for ours, theirs in ((replicate.kendall, stats.kendalltau), (replicate.spearman, stats.spearmanr)):
             np.testing.assert_allclose(ours(tables, scores), [theirs(row, scores).statistic for row in tables])
+
+    def test_equal_scores_have_no_order(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for correlation in (replicate.kendall, replicate.spearman):
+                assert list(correlation(np.ones((2, 5)), np.arange(5.0))) == [0, 0]
 
     def test_the_same_order_agrees_best(self) -> None:
         again = pd.DataFrame(np.arange(5.0) + 0.1 * rng().normal(size=(200, 5)), columns=list("abcde"))
