@@ -7,7 +7,7 @@ import ctypes
 import errno
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,19 +108,16 @@ def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: floa
             else:
                 todo.append(record)
         watcher.prepared()
-        begun = [record for record in todo if record.attempts()]
-        newest = [record.attempt_folder(record.attempts()[0]) for record in begun]
+        seen = {record.id: max(record.attempts(), default=0) for record in todo}
+        begun = [record for record in todo if seen[record.id]]
+        newest = [record.attempt_folder(seen[record.id]) for record in begun]
         for record, who in zip(begun, live_owners(newest), strict=True):
             if who is not None:
                 outcome.elsewhere.append(who)
                 watcher.say(f"{record.folder.name} is being trained by {who}; left alone")
                 todo.remove(record)
         for group in groups(todo, watcher.say):
-            try:
-                train_group(group, checkpoint_seconds, watcher, outcome)
-            except Fenced as fenced:
-                watcher.say(str(fenced))
-                outcome.elsewhere.append(str(fenced))
+            train_group(group, seen, checkpoint_seconds, watcher, outcome)
     return outcome
 
 
@@ -158,11 +155,12 @@ def usable_starts(record: Record, say: Say) -> list[tuple[Start, dict[str, Any] 
 
 def train_group(
     group: Sequence[tuple[Record, Start, dict[str, Any] | None]],
+    seen: Mapping[str, int],
     checkpoint_seconds: float,
     watcher: Watcher,
     outcome: Outcome,
 ) -> None:
-    """One pack, from its members' common iteration to the end."""
+    """One pack, from its members' common iteration to the end; `seen`: each run's newest attempt when it was judged."""
     pack = Pack([record.run.config for record, _, _ in group])
     by_id = {record.id: (record, start, content) for record, start, content in group}
     members = [by_id[run_id(config)] for config in pack.runs]
@@ -172,8 +170,12 @@ def train_group(
     with Interrupts() as interrupts, ExitStack() as open_files:
         attempts: dict[int, Attempt] = {}
         for row, (record, start, content) in enumerate(members):
-            attempts[row] = Attempt(record, start, None if content is None else content["lengths"])
-            open_files.callback(attempts[row].close)
+            with fenced_off(row, attempts, watcher, outcome):
+                lengths = None if content is None else content["lengths"]
+                attempts[row] = Attempt(record, start, lengths, after=seen[record.id])
+                open_files.callback(attempts[row].close)
+        if not attempts:
+            return
         open_files.enter_context(Heartbeat([attempt.folder for attempt in attempts.values()]))
         watcher.started(pack)
         last_checkpoint = time.monotonic()
@@ -226,11 +228,11 @@ def checkpoint_all(attempts: dict[int, Attempt], watcher: Watcher, outcome: Outc
 
 @contextmanager
 def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome):  # type: ignore[no-untyped-def]
-    """A member that a higher attempt took over leaves; its mates go on, and the last one takes the pack with it."""
+    """A member that someone else has claimed leaves; its mates go on, and the last one takes the pack with it."""
     try:
         yield
     except Fenced as fenced:
-        del attempts[row]
+        attempts.pop(row, None)  # not there yet if it was claimed before we could
         watcher.say(str(fenced))
         outcome.elsewhere.append(str(fenced))
 

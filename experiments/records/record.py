@@ -117,10 +117,13 @@ class Record:
 class Attempt:
     """The one place a process may write: appends rows, checkpoints, and finishes the run."""
 
-    def __init__(self, record: Record, start: Start, lengths: Mapping[str, int] | None):
-        """Claim the next attempt, carrying over the rows up to `start`'s checkpoint."""
+    def __init__(self, record: Record, start: Start, lengths: Mapping[str, int] | None, after: int):
+        """Claim the attempt after the one that was judged to be nobody's, carrying over the rows up to `start`.
+
+        Raises Fenced if someone claimed it since: counting anew would take the run from its living trainer.
+        """
         self.record = record
-        self.number = max(record.attempts(), default=0) + 1
+        self.number = after + 1
         self.folder = record.attempt_folder(self.number)
         try:
             self.folder.mkdir()
