@@ -100,11 +100,11 @@ def reached(timing: Path, steps: int) -> tuple[int, float]:
         with timing.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 300))
             lines = file.read().decode().rpartition("\n")[0].splitlines()
-        rows = [line.split(",") for line in lines if line[:1].isdigit() and line.count(",") == 5][-2:]
-        if len(rows) < 2:
-            return (int(rows[0][0]) if rows else 0), 0.0
-        (_, before, *_), (iteration, after, size, *_) = rows
-        seconds = float(after) - float(before)
+        rows = [line.split(",") for line in lines if line[:1].isdigit() and line.count(",") == 5]
+        if not rows:
+            return 0, 0.0
+        iteration, _, size, *parts = rows[-1]
+        seconds = sum(map(float, parts))  # its own: since the row before, the run may have stood still for days
         return int(iteration), int(size) * steps / seconds if seconds > 0 else 0.0
     except (OSError, ValueError):
         return 0, 0.0

@@ -86,7 +86,7 @@ def test_copies_are_no_launches_and_no_progress(cluttered: Path) -> None:
     assert [launch.folder.name for launch in launches_of(study)] == ["2", "1"]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\n\xff,1,1,1,1,1\n", b"1,1,1,1,1,1\n2,x,1,1,1,1\n", b"7x,1,1,1,1,1\n"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\n\xff,1,1,1,1,1\n", b"1,1,1,1,1,1\n2,1,1,x,1,1\n", b"7x,1,1,1,1,1\n"])
 def test_a_garbled_timing_is_shown_as_nothing_reached(content: bytes, records: Path) -> None:
     (Record(records, *named([RUN])).attempt_folder(1) / "timing.csv").write_bytes(content)
     assert standing(records) == Standing("stopped", 0)

@@ -82,7 +82,7 @@ def test_every_state_is_told_from_its_folder(study: Path) -> None:
     assert stands[2].note == f"process {os.getpid()} on {owner()['host']}"
     assert stands[3].note == "process 12 on node7, job 99"
     assert stands[5].note == "ValueError: no"
-    assert stands[2].steps_per_second == 3 * 256 / 2  # three runs, 256 env steps every 2 s
+    assert stands[2].steps_per_second == pytest.approx(3 * 256 / 0.3)  # three runs, 256 env steps in three times 0.1 s
 
 
 def test_a_heartbeat_elsewhere_that_stopped_is_no_sign_of_life(study: Path) -> None:
@@ -187,10 +187,18 @@ def test_what_a_task_refused_stands_beside_its_runs(study: Path) -> None:
 def test_a_half_written_line_of_timing_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "timing.csv"
     path.write_text(
-        "iteration,unix_time,pack_size,environment,inference,update\n7,10.00,2,1,1,1\n8,12.00,2,1,1,1\n9,14.0"
+        "iteration,unix_time,pack_size,environment,inference,update\n7,10.00,2,1,1,1\n8,12.00,2,0.5,0.5,1\n9,14.0"
     )
     assert reached(path, 100) == (8, 100.0)
     assert reached(tmp_path / "none.csv", 100) == (0, 0.0)
+
+
+def test_a_pause_before_the_last_iteration_does_not_slow_it(tmp_path: Path) -> None:
+    path = tmp_path / "timing.csv"
+    path.write_text("iteration,unix_time,pack_size,environment,inference,update\n")
+    for row in ("7,10.00,2,1,0.5,0.5\n", "8,86412.00,2,1,0.5,0.5\n"):  # a day later
+        path.write_text(path.read_text() + row)
+        assert reached(path, 100) == (int(row[0]), 100.0)
 
 
 @pytest.mark.parametrize(
