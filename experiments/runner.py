@@ -74,7 +74,7 @@ class Watcher:
     """What is told while a pack trains; every hook may be left alone."""
 
     say: Say = lambda line: None
-    started: Callable[[Pack], None] = lambda pack: None
+    started: Callable[[Pack, Mapping[int, list[float]]], None] = lambda pack, returns: None  # returns by row, so far
     moved: Callable[[Pack, Iteration], None] = lambda pack, iteration: None
     finished: Callable[[Record, dict[str, Any]], None] = lambda record, done: None
     prepared: Callable[[], None] = lambda: None  # nothing was refused, and every run's folder is there
@@ -177,7 +177,7 @@ def train_group(
         if not attempts:
             return
         open_files.enter_context(Heartbeat([attempt.folder for attempt in attempts.values()]))
-        watcher.started(pack)
+        watcher.started(pack, {row: attempt.returns() for row, attempt in attempts.items()})
         last_checkpoint = time.monotonic()
         try:
             if states:

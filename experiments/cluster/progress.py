@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class Progress(Watcher):
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _started(self, pack: Pack) -> None:
-        self.recent: list[deque[float]] = [deque(maxlen=SCORE_EPISODES) for _ in pack.runs]
+    def _started(self, pack: Pack, returns: Mapping[int, list[float]]) -> None:
+        self.recent = [deque(returns.get(row, []), maxlen=SCORE_EPISODES) for row in range(len(pack))]
         self.began, self.first = time.monotonic(), pack.iteration
         where = f"from env step {pack.env_steps:,}" if pack.iteration else "from the start"
         size = f"{pack.iterations} iterations of {pack.profile.steps} env steps"

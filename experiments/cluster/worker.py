@@ -7,6 +7,7 @@ somebody else has a run, 2 a mistake in what was asked, 128 + a signal's number 
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Lines(Watcher):
     def __init__(self) -> None:
         super().__init__(say, self._started, self._moved, self._finished)
 
-    def _started(self, pack: Pack) -> None:
+    def _started(self, pack: Pack, _returns: Mapping[int, list[float]]) -> None:
         self.began = self.last = time.monotonic()
         self.first = pack.iteration
         say(f"{pack.runs[0].env.id}: a pack of {len(pack)} from iteration {pack.iteration} of {pack.iterations}")

@@ -179,13 +179,18 @@ class Attempt:
             "seed": self.record.run.config.seed,
             "attempt": self.number,
             "env_steps": env_steps,
-            "score": score((self.folder / "episodes.csv").read_bytes()),
+            "score": score(self.returns()),
             "episodes_sha256": self.digests["episodes.csv"].hexdigest(),  # of what was written, not of what is there
             "iterations_sha256": self.digests["iterations.csv"].hexdigest(),
         }
         if not create_once(self.record.folder / "done.json", as_json(done)):
             raise Fenced(f"{self.record.folder}: someone else finished this run")
         return done
+
+    def returns(self) -> list[float]:
+        """Of the last 100 episodes (fewer if there are no more), those before this attempt included."""
+        with (self.folder / "episodes.csv").open() as file:
+            return [float(row["return"]) for row in csv.DictReader(file)][-SCORE_EPISODES:]
 
     def close(self) -> None:
         for file in self.files.values():
@@ -200,9 +205,8 @@ class Attempt:
             data = data[self.files[name].write(data) :]
 
 
-def score(episodes: bytes) -> float | None:
-    """Mean return of the last 100 episodes; None without any, or if it is not finite."""
-    returns = [float(row["return"]) for row in csv.DictReader(io.StringIO(episodes.decode()))][-SCORE_EPISODES:]
+def score(returns: Sequence[float]) -> float | None:
+    """Their mean; None without any, or if it is not finite."""
     mean = math.fsum(returns) / len(returns) if returns and all(map(math.isfinite, returns)) else math.nan
     return mean if math.isfinite(mean) else None
 

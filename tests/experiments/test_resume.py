@@ -16,6 +16,7 @@ import pytest
 
 from analysis.sources.records import Broken, read_run
 from experiments import runner
+from experiments.cluster.progress import Progress
 from experiments.records import checkpoint, record
 from experiments.records.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
@@ -287,6 +288,22 @@ def test_a_diverged_run_is_finished_with_its_env_step_and_its_mates_go_on(undist
     assert done is not None
     assert done["status"] == "diverged"
     assert 0 < done["env_steps"] < wild.env_steps
+
+
+def test_the_return_shown_after_a_resume_is_that_of_the_last_episodes(tmp_path: Path) -> None:
+    """Of both runs; the iteration after the resume alone has fewer than a hundred."""
+    runs = [small_run(0, 4), small_run(1, 4)]
+    with pytest.raises(Killed):
+        train_until_checkpoint(runs, tmp_path, 3)
+    progress = Progress()
+    fresh: list[int] = []
+    moved = progress.moved
+    progress.moved = lambda pack, iteration: fresh.extend(map(len, iteration.episodes)) or moved(pack, iteration)
+    train_runs(named(runs), tmp_path, 0, progress)
+    assert len(fresh) == 2 and max(fresh) < 100
+    for recent, run in zip(progress.recent, named(runs), strict=True):
+        lines = (Record(tmp_path, run).attempt_folder(2) / "episodes.csv").read_text().splitlines()[1:]
+        assert list(recent) == [float(line.split(",")[1]) for line in lines[-100:]]
 
 
 def train_until_checkpoint(runs: list[RunConfig], records: Path, count: int) -> None:
