@@ -25,7 +25,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(path.read_text())
         return value
     except ValueError as error:
-        raise UserError(f"{path} is not readable JSON ({error}); move its folder away to train the run anew") from error
+        raise UserError(
+            f"{path} is not readable JSON ({error}); move this file away, not its folder, and give the command again"
+        ) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

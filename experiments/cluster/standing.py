@@ -82,7 +82,7 @@ def at_work(attempt: Path, now: float) -> str | None:
     try:
         owner = read_json(attempt / "owner.json")
         beat = (attempt / "heartbeat").stat().st_mtime
-    except OSError:
+    except (OSError, UserError):
         return None
     job = owner.get("slurm_job_id")
     name = f"process {owner['pid']} on {owner['host']}" + (f", job {job}" if job else "")

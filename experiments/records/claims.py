@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import as_json, read_json, write_durably
+from ppo.config import UserError
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -149,7 +150,10 @@ def process_start(pid: int) -> str | None:
 
 
 def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
-    """A claim is a folder first and a name a moment later; and it may be taken away at any moment."""
+    """A claim is a folder first and a name a moment later; and it may be taken away at any moment.
+
+    A name that cannot be read is nobody's: whoever is at work after all gives way to the next attempt.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -157,6 +161,8 @@ def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
         except FileNotFoundError:
             if time.monotonic() > deadline or not path.parent.exists():
                 return None
+        except UserError:
+            return None
         time.sleep(0.05)
 
 

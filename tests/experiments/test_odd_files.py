@@ -12,6 +12,7 @@ from experiments.cluster.task import Supervisor
 from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.manifest import freeze
+from experiments.records.claims import owner
 from experiments.records.record import Attempt, Record
 from experiments.status import look
 from experiments.tracking.mirror import Source
@@ -90,6 +91,34 @@ def test_copies_are_no_launches_and_no_progress(cluttered: Path) -> None:
 def test_a_garbled_timing_is_shown_as_nothing_reached(content: bytes, records: Path) -> None:
     (Record(records, *named([RUN])).attempt_folder(1) / "timing.csv").write_bytes(content)
     assert standing(records) == Standing("stopped", 0)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"host": "node'])
+def test_a_cut_name_of_an_owner_is_nobodys_and_no_checkpoint_is_lost(
+    left: bytes, records: Path, undisturbed: Any
+) -> None:
+    record, said = Record(records, *named([RUN])), []
+    (record.attempt_folder(1) / "owner.json").write_bytes(left)
+    assert standing(records) == Standing("stopped", 3)
+    train([RUN], records, said=said)
+    assert said == [] and promised([RUN], records) == undisturbed([RUN])
+    second = (record.attempt_folder(2) / "timing.csv").read_text().splitlines()
+    first = (record.attempt_folder(1) / "timing.csv").read_text().splitlines()
+    assert second[:4] == first[:4]  # the first three iterations were not trained again
+
+
+@pytest.mark.parametrize("name", ["config.json", "done.json"])
+def test_a_cut_file_of_a_run_is_moved_away_and_made_anew(name: str, records: Path, undisturbed: Any) -> None:
+    record = Record(records, *named([RUN]))
+    if name == "done.json":
+        train([RUN], records)
+        (record.attempt_folder(2) / "owner.json").write_bytes(as_json(owner() | {"pid": -1}))  # not this process
+    (record.folder / name).write_text("{")
+    with pytest.raises(UserError, match=rf"{name} is not readable JSON .*; move this file away, not its folder"):
+        train([RUN], records)
+    (record.folder / name).rename(records / "away")
+    train([RUN], records)
+    assert (record.folder / name).exists() and promised([RUN], records) == undisturbed([RUN])
 
 
 def test_a_cut_study_file_is_one_sentence(records: Path) -> None:
