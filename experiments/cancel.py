@@ -31,11 +31,19 @@ def cancel(study: Path) -> list[str]:
         (who,) = live_owners([claim])
         owner = read_json(claim / "owner.json") if who is not None else {}
         if owner.get("host") == socket.gethostname():
-            os.kill(owner["pid"], signal.SIGTERM)
-            said.append(f"{who}: asked to checkpoint and stop")
+            said.append(f"{who}: {asked_to_stop(owner['pid'])}")
         elif who is not None:
             said.append(f"{who} launches it; stop it there")
     return said
+
+
+def asked_to_stop(pid: int) -> str:
+    """Send SIGTERM; says what came of it."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except OSError as error:  # another user's, or it has just ended
+        return f"not stopped ({error.strerror})"
+    return "asked to checkpoint and stop"
 
 
 def main() -> None:

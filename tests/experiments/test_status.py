@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.cancel import cancel
 from experiments.cluster import slurm
 from experiments.cluster.launch import freeze_launch
 from experiments.cluster.slurm import Queued
@@ -214,6 +216,24 @@ def test_the_command_says_it_with_an_exit_code(study: Path, arguments: list[str]
     assert answer.returncode == code
     assert words in answer.stdout + answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ESRCH])
+def test_a_launcher_that_may_not_be_stopped_is_one_sentence(
+    number: int, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, or one that ended between the look and the signal."""
+    (study / "claim-1").mkdir()
+    (study / "claim-1" / "owner.json").write_bytes(as_json(owner()))
+    asked: list[tuple[int, int]] = []
+
+    def refused(pid: int, signum: int) -> None:
+        asked.append((pid, signum))
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "kill", refused)
+    assert cancel(study) == [f"process {os.getpid()} on {owner()['host']}: not stopped ({os.strerror(number)})"]
+    assert asked == [(os.getpid(), signal.SIGTERM)]
 
 
 def test_the_log_of_a_run_is_that_of_its_task(study: Path) -> None:
