@@ -149,8 +149,17 @@ def refuse_conflicts(study: Study, overrides: Sequence[str]) -> None:
 
 def freeze(folder: Path, entries: Sequence[Entry], extend: bool) -> list[Entry]:
     """The manifest in `folder`: written if there is none, kept if it says the same, grown if that is asked for."""
-    path = folder / "manifest.jsonl"
-    frozen = read_manifest(folder) if path.exists() else []
+    frozen, fresh = agreed(folder, entries, extend)
+    if fresh or not frozen:
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(f"{entry.line()}\n" for entry in [*frozen, *fresh])
+        write_durably(folder / "manifest.jsonl", lines.encode())
+    return [*frozen, *fresh]
+
+
+def agreed(folder: Path, entries: Sequence[Entry], extend: bool) -> tuple[list[Entry], list[Entry]]:
+    """The runs that are frozen in `folder` and those that come to them; a refusal where the two would not agree."""
+    frozen = read_manifest(folder) if (folder / "manifest.jsonl").exists() else []
     known = {entry.run_id for entry in frozen}
     wanted = {entry.run_id for entry in entries}
     gone = [entry for entry in frozen if entry.run_id not in wanted]
@@ -161,10 +170,7 @@ def freeze(folder: Path, entries: Sequence[Entry], extend: bool) -> list[Entry]:
             + ("extend=true only adds, it never removes; " if extend else "extend=true adds runs; " if not gone else "")
             + "name=… makes a study of its own"
         )
-    if fresh or not frozen:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_durably(path, "".join(f"{entry.line()}\n" for entry in [*frozen, *fresh]).encode())
-    return [*frozen, *fresh]
+    return frozen, fresh
 
 
 def difference(fresh: Sequence[Entry], gone: Sequence[Entry]) -> str:

@@ -28,7 +28,7 @@ from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standi
 from experiments.compose import CONF, build, check_arguments, fitted
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
-from experiments.manifest import Entry, Study, expand, freeze, study_of
+from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
 from experiments.status import Waiting, counts, queued, told
@@ -128,8 +128,10 @@ def launch(request: Request, console: Console) -> int:
 
 def preview(request: Request, console: Console) -> int:
     """Print what `launch` would do, and do nothing."""
-    todo = missing(request, request.entries, queued_runs(request), console)
-    say(console, f"{request.name}: {len(todo)} of {len(request.entries)} runs to train; measuring this machine …")
+    frozen, fresh = agreed(request.folder, request.entries, request.extend)
+    entries = [*frozen, *fresh]
+    todo = missing(request, entries, queued_runs(request), console)
+    say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; measuring this machine …")
     if todo:
         tasks, cluster = tasks_of(request.cluster, todo), request.cluster
         mirrored = request.head["tracking"]["mode"] != "none"

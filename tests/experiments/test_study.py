@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hydra import initialize_config_dir
 from rich.console import Console
 
 from experiments.cluster.launch import Launch, freeze_launch, launches_of, snapshot
@@ -21,9 +22,10 @@ from experiments.cluster.local import Pool
 from experiments.cluster.packs import PlannedPack
 from experiments.cluster.standing import standings
 from experiments.cluster.task import FAILED
+from experiments.compose import CONF
 from experiments.files import as_json, read_json
 from experiments.identity import code_id
-from experiments.manifest import Entry, freeze, read_manifest
+from experiments.manifest import Entry, Study, expand, freeze, read_manifest
 from experiments.records.provenance import ROOT
 from experiments.status import look
 from tests.conftest import promised, small_run, train
@@ -240,6 +242,21 @@ def test_the_job_that_follows_up_finds_the_parts_from_where_it_begins(tiny: Path
     (frozen,) = launches_of(tiny / "records/studies/tiny")
     words = shlex.split((frozen.folder / "follow-up.sh").read_text(), comments=True)
     assert f"parts='{tiny / 'parts'}'" in words and near not in words
+
+
+def test_a_dry_run_refuses_what_the_command_would_refuse(tiny: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        study = Study(("cartpole",), {"plain": ("algo=unconstrained",)}, (0,), 6144, "ppo1_2017_08")
+        freeze(tiny / "records/studies/tiny", expand(study, SMALL), extend=False)
+    some = ("environments=[cartpole]", "variants=[plain]")
+    manifest = tiny / "records/studies/tiny/manifest.jsonl"
+    before = manifest.read_bytes()
+    refused = launch(tiny, *some, "seeds=[0,1]", "dry_run=true")
+    assert refused.returncode == 2
+    assert "tiny is frozen and would become another study: 1 new" in refused.stderr
+    told = launch(tiny, *some, "seeds=[0,1]", "dry_run=true", "extend=true")
+    assert told.returncode == 0 and "tiny: 2 of 2 runs to train" in told.stdout
+    assert manifest.read_bytes() == before
 
 
 def test_what_parts_hold_is_not_trained_again(tiny: Path) -> None:
