@@ -27,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.cluster.launch import freeze_launch
-from experiments.compose import CONF, NamedRun, runs_of
+from experiments.compose import CONF, NamedRun, check_arguments, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.manifest import expand, freeze, study_of
@@ -267,15 +267,21 @@ def as_table(figures: dict[str, float]) -> str:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
 def main(cfg: DictConfig) -> None:
     try:
-        (run,) = runs_of(cfg, HydraConfig.get().runtime.choices)
+        runs = runs_of(cfg, HydraConfig.get().runtime.choices)
+        if len(runs) > 1:
+            raise UserError(f"{len(runs)} seeds: the benchmark makes its packs itself from one run; give one seed")
     except UserError as error:
         stop(str(error))
     out = sys.stderr if cfg.json else sys.stdout
-    figures = measure(run, cfg, lambda line: print(line, file=out, flush=True))
+    figures = measure(runs[0], cfg, lambda line: print(line, file=out, flush=True))
     print(as_table(figures), file=out)
     if cfg.json:
         print(json.dumps(figures))
 
 
 if __name__ == "__main__":
+    try:
+        check_arguments(sys.argv[1:], "benchmark")
+    except UserError as error:
+        stop(str(error))
     main()

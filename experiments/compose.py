@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,7 +20,6 @@ from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("algo", "profile", "env", "tracking")
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,33 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
 
 
 @cache
+def layers(main: str) -> list[DictConfig]:
+    """conf/`main`.yaml and the files beside it that it starts from."""
+    own: Any = OmegaConf.load(CONF / f"{main}.yaml")
+    below = [name for name in own.defaults if isinstance(name, str) and name != "_self_"]
+    return [own, *(layer for name in below for layer in layers(name))]
+
+
+def groups_of(main: str) -> list[str]:
+    """The folders of conf/ from which conf/`main`.yaml chooses."""
+    choices = [choice for layer in layers(main) for choice in layer.defaults if isinstance(choice, DictConfig)]
+    return [str(group) for choice in choices for group in choice if not str(group).startswith("override ")]
+
+
+@cache
 def known_keys(main: str) -> list[str]:
     """Every key that may stand on the command line of the command that conf/`main`.yaml configures."""
     typed: dict[str, type] = {"algo": Algo, "profile": Profile, "env": Env, "tracking": Tracking}
-    keys = [f"{group}.{f.name}" for group, cls in typed.items() for f in fields(cls)]
-    for name in {"config", main}:
-        loaded = OmegaConf.load(CONF / f"{name}.yaml")
-        keys += [str(key) for key in loaded if key not in ("defaults", "hydra")]
-    if main == "launch":
-        for path in [*CONF.glob("study/*.yaml"), *CONF.glob("cluster/*.yaml")]:
-            keys += [f"{path.parent.name}.{key!s}" for key in OmegaConf.load(path)]
-    return sorted({*keys, *groups_of(main), "env.version"})
+    keys = [str(key) for layer in layers(main) for key in layer if key not in ("defaults", "hydra")]
+    for group in groups_of(main):
+        if group in typed:
+            keys += [group, *(f"{group}.{f.name}" for f in fields(typed[group]))]
+        else:
+            keys += [
+                group,
+                *(f"{group}.{key!s}" for path in CONF.glob(f"{group}/*.yaml") for key in OmegaConf.load(path)),
+            ]
+    return sorted({*keys, "env.version"})
 
 
 def key_of(override: str) -> str:
@@ -151,32 +169,42 @@ def choices_in(group: Path) -> list[str]:
     return [name for name in names if not name.endswith("/settings")]
 
 
-def groups_of(main: str) -> tuple[str, ...]:
-    return (*GROUPS, "study", "cluster") if main == "launch" else GROUPS
-
-
 def check_arguments(arguments: Sequence[str], main: str = "config") -> None:
     """Refuse, in one sentence and with near matches, what Hydra would refuse in several: unknown choices and keys."""
-    if "-m" in arguments or "--multirun" in arguments:
+    asked, rest = get_args_parser().parse_known_args(arguments)
+    if asked.multirun:
         raise UserError(
             "-m would train one run after another; seeds=[0,1,2] or num_seeds=3 train together as one pack, "
             "and python -m experiments.study trains a whole grid"
         )
-    folders = [CONF]
-    for position, argument in enumerate(arguments):
-        if argument in ("--config-dir", "-cd") and position + 1 < len(arguments):
-            folders.append(Path(arguments[position + 1]))
-        elif argument.startswith("--config-dir="):
-            folders.append(Path(argument.partition("=")[2]))
-    for argument in arguments:
+    if rest:
+        raise UserError(f"{' '.join(rest)} is not understood; options stand before or after all key=value, not between")
+    folders = [CONF, *([Path(asked.config_dir)] if asked.config_dir else [])]
+    for argument in asked.overrides:
+        check_grammar(argument)
         key, (_, equals, choice) = key_of(argument), argument.partition("=")
-        if key in groups_of(main) and equals and "," not in choice:
+        if key in groups_of(main) and equals:
             known = sorted({name for folder in folders for name in choices_in(folder / key)})
             if choice not in known:
                 hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
                 raise UserError(f"{argument}: there is no such {key}{hint}")
-        if equals and key[:1].isalpha() and not key.startswith("hydra") and key not in (known := known_keys(main)):
+        if equals and not key.startswith("hydra") and key not in (known := known_keys(main)):
             raise UserError(f"{argument}: {key} is not a setting{near_matches(key, known)}")
         group, _, name = key.partition(".")
         if (key.startswith("algo.") or key == "env.version") and name not in (own := settings_of(group, arguments)):
             raise UserError(f"{argument}: this {group} has no such setting; it has {', '.join(own)}")
+
+
+def check_grammar(argument: str) -> None:
+    """Refuse what Hydra does not read as one value of one key."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        raise UserError(
+            f"{argument} is not key=value as Hydra reads it; quote odd values twice: \"records='…'\""
+        ) from error
+    if override.is_sweep_override():
+        raise UserError(
+            f"{argument} is several values to Hydra; a list has brackets, such as seeds=[0,1,2], and one value with a "
+            "comma is quoted twice: \"records='…'\""
+        )

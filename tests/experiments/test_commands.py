@@ -97,6 +97,18 @@ def test_a_sweep_is_refused_with_what_to_say_instead(tmp_path: Path) -> None:
     assert_refused(done, "-m", "seeds=[0,1,2]", "num_seeds=3")
 
 
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("roundz=1", "did you mean rounds"),
+        ("env=hoper", "did you mean hopper"),
+        ("num_seeds=2", "2 seeds: the benchmark makes its packs itself"),
+    ],
+)
+def test_the_benchmark_refuses_in_one_sentence_too(argument: str, words: str) -> None:
+    assert_refused(command("experiments.benchmark", argument), words)
+
+
 def test_records_that_are_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     assert_refused(train(tmp_path / "file"), str(tmp_path / "file"), "in the way", "records=")

@@ -180,6 +180,49 @@ def test_an_unknown_choice_of_a_group_is_refused_with_near_matches(argument: str
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "argument",
+    ["hopper", "records=/tmp/ü日本", "records=a=b", "records=a(b", "records=it's", "records=a[b", "records=~/here"],
+)
+def test_what_hydra_cannot_read_is_refused_with_how_to_quote_it(argument: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_arguments(["seed=1", argument])
+    assert str(refused.value).startswith(f"{argument} is not key=value as Hydra reads it; quote odd values twice")
+    key, _, value = argument.partition("=")
+    if key == "records" and "'" not in value:
+        quoted = f"records='{value}'"
+        check_arguments([quoted])
+        assert compose("config", [quoted]).records == value
+
+
+@pytest.mark.parametrize("argument", ["seed=1,2", "env=hopper,walker2d", "seed=range(3)", "records=a,b"])
+def test_a_sweep_is_refused_with_how_a_list_is_written(argument: str) -> None:
+    with pytest.raises(UserError, match=r"is several values to Hydra; a list has brackets, such as seeds=\[0,1,2\]"):
+        check_arguments([argument])
+
+
+def test_options_between_key_and_value_pairs_are_refused() -> None:
+    for arguments in (["seed=1", "--cfg", "job", "env=hopper"], ["env=hopper", "--no-such-option"]):
+        with pytest.raises(UserError, match=rf"^{arguments[-1]} is not understood; options stand before or after"):
+            check_arguments(arguments)
+
+
+def test_each_command_has_its_own_keys_and_groups() -> None:
+    check_arguments(["rounds=1", "json=true", "env=hopper"], "benchmark")
+    check_arguments(
+        ["study=quick", "cluster=slurm", "cluster.time='1:00:00'", "dry_run=true", "tracking=none"], "launch"
+    )
+    for argument, main in (
+        ("rounds=1", "config"), ("study=quick", "config"), ("cluster.time=1", "config"), ("records=x", "benchmark"),
+        ("tracking=none", "benchmark"), ("tracking.mode=none", "benchmark"), ("roundz=1", "benchmark"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="is not a setting"):
+            check_arguments([argument], main)
+    for main in ("config", "launch", "benchmark"):
+        with pytest.raises(UserError, match="did you mean hopper"):
+            check_arguments(["env=hoper"], main)
+
+
 def test_known_choices_pass_also_from_a_folder_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "algo").mkdir()
     (tmp_path / "algo" / "mine.yaml").write_text("objective: clip\n")
