@@ -17,9 +17,9 @@ from experiments.cluster import slurm
 from experiments.cluster.launch import freeze_launch
 from experiments.cluster.slurm import Queued
 from experiments.cluster.standing import Standing, reached
-from experiments.files import as_json
+from experiments.files import as_json, read_json
 from experiments.identity import code_id
-from experiments.logs import logs_of
+from experiments.logs import logs_meant, logs_of
 from experiments.manifest import Entry, freeze
 from experiments.records.claims import owner
 from experiments.rerun import rerun
@@ -237,11 +237,48 @@ def test_a_launcher_that_may_not_be_stopped_is_one_sentence(
 
 
 def test_the_log_of_a_run_is_that_of_its_task(study: Path) -> None:
-    assert logs_of(RUNS[3].run_id, study.parent.parent) == []
+    records = study.parent.parent
+    head = study / "launches/1/launch.json"
+    freeze_launch(study, [[[entry.run_id for entry in RUNS]]], {"cluster": "local", "array_size": None})
+    log, other = study / "launches/1/logs/0.log", study / "launches/2/logs/0.log"
+    assert logs_of(RUNS[3].run_id, records, code_id()) == []
+    for number, path in enumerate((log, other)):
+        path.write_text("words\n")
+        os.utime(path, (number, number))
+    assert logs_of(RUNS[3].run_id, records, code_id()) == [log, other]
+    assert logs_of("0" * 12, records, code_id()) == []
+    head.write_bytes(as_json(read_json(head) | {"code_id": "0" * 12}))
+    assert logs_of(RUNS[3].run_id, records, code_id()) == [other]
+    assert logs_of(RUNS[3].run_id, records, "0" * 12) == [log]
+
+
+def test_a_runs_log_is_looked_for_in_the_records_that_it_lies_in(study: Path, tmp_path: Path) -> None:
     log = study / "launches/1/logs/0.log"
     log.write_text("words\n")
-    assert logs_of(RUNS[3].run_id, study.parent.parent) == [log]
-    assert logs_of("0" * 12, study.parent.parent) == []
+    begun = folder(study.parent.parent, RUNS[3])
+    (begun / "config.json").touch()
+    assert logs_meant(str(begun), tmp_path / "elsewhere") == [log]
+    shutil.rmtree(study)
+    with pytest.raises(UserError, match=f"no study in {tmp_path}/studies has a log of it"):
+        logs_meant(str(begun), tmp_path / "elsewhere")
+
+
+def test_a_run_whose_task_failed_before_it_began_has_a_log(study: Path) -> None:
+    records = study.parent.parent
+    log = study / "launches/1/logs/0.log"
+    for path in (records / "runs").glob("*/*"):
+        (path / "config.json").touch()
+    missing, begun = RUNS[6], RUNS[3]
+    with pytest.raises(UserError, match="no run is at the path"):
+        logs_meant(missing.folder_name, records)  # no word of it yet
+    log.write_text("error: device=cuda, but there is no GPU\n")
+    for name in (missing.folder_name, missing.folder_name.rpartition("-")[0], missing.run_id, missing.run_id[:8]):
+        assert logs_meant(name, records) == [log]
+    with pytest.raises(UserError, match="could be"):
+        logs_meant("CartPole", records)
+    shutil.copytree(folder(records, begun), records / "runs" / ("0" * 12) / begun.folder_name)
+    with pytest.raises(UserError, match="could be"):
+        logs_meant(begun.folder_name, records)  # by two codes
 
 
 @pytest.fixture(scope="module")
