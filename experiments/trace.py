@@ -156,6 +156,9 @@ class Listener:
         self.steps.append((seen, actions, rewards, np.stack([terminated, truncated], axis=-1)))
         return answer
 
+    def unseen(self, row: int) -> bytes:
+        return self.backend.unseen(row)
+
     def take(self, runs: int) -> list[np.ndarray]:
         """Observations (T, R, N, D), actions (T, R, N, A) or (T, R, N), rewards (T, R, N), ends (T, R, N, 2) since the
         last call."""

@@ -80,3 +80,6 @@ class Ale:
         self.lives = told["lives"]
         over = terminated & ~self.lost
         return observations[ids], rewards[ids].astype(np.float64), over[ids], truncated[ids]
+
+    def unseen(self, row: int) -> bytes:
+        return b""

@@ -45,6 +45,10 @@ class Backend(Protocol):
         in `ids` is its own affair: they are reset before they count."""
         ...
 
+    def unseen(self, row: int) -> bytes:
+        """Of an environment's state what can be told beside its observation, to check a replay by."""
+        ...
+
 
 class EnvPool:
     """EnvPool's synchronous vector, in one thread.
@@ -77,6 +81,9 @@ class EnvPool:
     def step(self, actions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         observations, rewards, terminated, truncated, _ = self.envs.step(actions, ids)
         return observations.astype(np.float64), rewards.astype(np.float64), terminated, truncated
+
+    def unseen(self, row: int) -> bytes:
+        return b""
 
 
 class Gymnasium:
@@ -118,6 +125,11 @@ class Gymnasium:
             np.asarray(terminated, dtype=bool),
             np.asarray(truncated, dtype=bool),
         )
+
+    def unseen(self, row: int) -> bytes:
+        """Its generator: whoever draws in steps stands elsewhere in it after a replay."""
+        drawn = self.envs[row].unwrapped._np_random
+        return b"" if drawn is None else repr(drawn.bit_generator.state).encode()
 
 
 BACKENDS: dict[str, type[EnvPool] | type[Gymnasium] | type[Ale]] = {
@@ -165,16 +177,16 @@ class Environments:
         del self.history[:oldest]
         self.started -= oldest
 
-    def state_dict(self, run: int) -> dict[str, Any]:
-        actions = [action[run] for action in self.history[self.started[run] :]]
+    def state_dict(self, row: int) -> dict[str, Any]:
+        actions = [action[row] for action in self.history[self.started[row] :]]
         return {
-            "resets": int(self.resets[run]),
+            "resets": int(self.resets[row]),
             "actions": np.array(actions, dtype=self._action_dtype()).reshape(-1, *self._action_shape()),
-            "observation_sha256": hashlib.sha256(self.observations[run].tobytes()).hexdigest(),
+            "observation_sha256": self._digest(row),
         }
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Replay every run to where it stood, all of them together; refuses by name what does not replay."""
+        """Replay every environment to where it stood, all of them together; refuses by name what does not replay."""
         targets = np.array([state["resets"] for state in states])
         while (behind := self.ids[self.resets < targets - 1]).size:
             self.backend.skip(behind)
@@ -193,14 +205,16 @@ class Environments:
                 step = np.stack([actions[i][t - self.started[i]] for i in now])
                 self.observations[now] = self.backend.step(step, now)[0]
                 self.history[t][now] = step
-        for run, state in enumerate(states):
-            digest = hashlib.sha256(self.observations[run].tobytes()).hexdigest()
-            if digest != state["observation_sha256"]:
+        for row, state in enumerate(states):
+            if self._digest(row) != state["observation_sha256"]:
                 raise UserError(
-                    f"{self.env_id} does not replay: after the same {state['resets']} resets and {lengths[run]} "
-                    "actions its observation differs from the checkpoint's. It draws randomness in step, or the "
+                    f"{self.env_id} does not replay: after the same {state['resets']} resets and {lengths[row]} "
+                    "actions it is not where the checkpoint left it. It draws randomness in step, or the "
                     "simulator changed; such a run cannot be resumed exactly, start it anew in another records folder"
                 )
+
+    def _digest(self, row: int) -> str:
+        return hashlib.sha256(self.observations[row].tobytes() + self.backend.unseen(row)).hexdigest()
 
     def _action_shape(self) -> tuple[int, ...]:
         return () if self.spaces.discrete else (self.spaces.action_size,)

@@ -224,22 +224,36 @@ class Wobbly(Counter):
     wobble = True
 
 
+class Noisy(Counter):
+    """Draws what its observations do not show."""
+
+    def step(self, action):
+        self.np_random.random()
+        return super().step(action)
+
+
+TASKS = {"TestCounter-v0": Counter, "TestWobbly-v0": Wobbly, "TestNoisy-v0": Noisy}
+
+
 @pytest.fixture
 def registered():
-    """Counter with a time limit of 5 steps, and its sibling whose steps draw randomness."""
-    for name, env in (("TestCounter-v0", Counter), ("TestWobbly-v0", Wobbly)):
+    """Counter with a time limit of 5 steps, and its siblings whose steps draw randomness."""
+    for name, env in TASKS.items():
         gymnasium.register(name, env, max_episode_steps=5, disable_env_checker=True)
     yield
-    for name in ("TestCounter-v0", "TestWobbly-v0"):
+    for name in TASKS:
         del gymnasium.registry[name]
 
 
-def test_an_environment_that_draws_randomness_in_step_is_refused_by_name(registered) -> None:
-    original = Environments(Env("TestWobbly-v0"), "gymnasium", [3])
+@pytest.mark.parametrize("steps", [10, 13])
+@pytest.mark.parametrize("name", ["TestWobbly-v0", "TestNoisy-v0"])
+def test_an_environment_that_draws_randomness_in_step_is_refused_by_name(registered, name: str, steps: int) -> None:
+    """Also where no observation shows it, as right after a reset."""
+    original = Environments(Env(name), "gymnasium", [3])
     original.reset()
-    advance(original, np.random.default_rng(0), 13)
-    with pytest.raises(UserError, match=r"TestWobbly-v0 does not replay.*randomness in step"):
-        Environments(Env("TestWobbly-v0"), "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
+    advance(original, np.random.default_rng(0), steps)
+    with pytest.raises(UserError, match=rf"{name} does not replay.*randomness in step"):
+        Environments(Env(name), "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
 
 
 @pytest.mark.parametrize("actors", [1, 3])
