@@ -34,7 +34,7 @@ def figure3(results: Results) -> Figure:
         runs = {variant: found.runs[variant] for variant in looks if variant in found.runs}
         printed = readings.loc[task.rpartition("-")[0]] if task.rpartition("-")[0] in readings.index else {}
         heights = {variant: float(printed[variant]) for variant in looks if variant in printed}
-        shown = [Shown(band(each).centre) for each in runs.values()] + [Shown(np.array([h])) for h in heights.values()]
+        shown = [Shown(each) for each in runs.values()] + [Shown(np.array([h])) for h in heights.values()]
         low, high = limits(shown)
         for variant, each in runs.items():
             colour = looks[variant].colour
@@ -48,7 +48,7 @@ def figure3(results: Results) -> Figure:
                 )  # fmt: skip
         steps_axis(axis, found.env_steps[-1])
         axis.set(ylim=(low, high), title=task, xlabel="env steps")
-        say_leaving(axis, {LEGEND[variant][0]: band(each).centre for variant, each in runs.items()}, low)
+        say_leaving(axis, {LEGEND[variant][0]: each for variant, each in runs.items()}, low)
     last = axes[len(tasks)]
     last.axis("off")
     handles = [style.handle(look, LEGEND[variant][0]) for variant, look in looks.items()]

@@ -46,11 +46,14 @@ def test_published_readings_stand_beside_the_curves(tmp_path: Path) -> None:
     assert readings.loc["HalfCheetah", "trpo"] == 0
     assert readings.loc["Swimmer", "clip_0.2"] == 108
     found = results(tmp_path / "dataset", tuple(figure3.LEGEND), tuple(invented.TASKS))
+    found.curves["Hopper-v4"].runs["cem"][0] *= 3  # far above the means
     figure = figure3.figure3(found)
     assert_legible("road", figure)
     panel = next(axis for axis in figure.axes if axis.get_title() == "Hopper-v4")
     marks = {line.get_color(): line.get_ydata()[0] for line in panel.lines if line.get_marker() == "<"}
     assert marks == {figure3.LEGEND[variant][1]: readings.loc["Hopper", variant] for variant in readings}
+    low, high = panel.get_ylim()
+    assert all(low < value < high for line in panel.lines for value in line.get_ydata()[np.isfinite(line.get_ydata())])
     bold = {line.get_color(): line for line in panel.lines if line.get_linewidth() > 1 and line.get_marker() != "<"}
     for variant, (_, colour) in figure3.LEGEND.items():
         np.testing.assert_allclose(bold[colour].get_ydata(), found.curves["Hopper-v4"].runs[variant].mean(axis=0))
