@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis import scores, statistics
 from analysis.curves import fill
-from analysis.dataset import Dataset
+from analysis.dataset import SCORE_EPISODES, Dataset
 from analysis.figures import captions, style
 from analysis.figures.atari import figure6
 from analysis.findings import LEVEL_NAME, many
@@ -27,14 +27,14 @@ from analysis.paper import published
 from analysis.records import RecordError
 from analysis.report import about, dataset_of, missing, provenance
 from analysis.results import Results
-from analysis.scores import EPISODES, UNTRAINED, Raw
+from analysis.scores import UNTRAINED, Raw
 from analysis.statistics import FEW, Array
 from analysis.tables import Table, csv, frame, markdown, number, returns, span
 
 PAPER = {"a2c": "A2C", "acer": "ACER", "ppo": "PPO"}
 """Columns of the published tables, and the paper's names."""
 
-CRITERIA = {1: "all of training", 2: f"last {EPISODES} episodes"}
+CRITERIA = {1: "all of training", 2: f"last {SCORE_EPISODES} episodes"}
 """What Table 2 takes the mean return over, by its `metric_id`: the first favours fast learning."""
 
 AVERAGES = {"median": statistics.median, "mean": statistics.mean, "IQM": statistics.interquartile_mean}
@@ -119,9 +119,10 @@ def human(results: Results) -> Table:
         ends = zip(values[f"{name}_low"], values[f"{name}_high"], strict=True)
         shown[name] = values[name].map(number) + ["" if np.isnan(each[0]) else f" {span(*each)}" for each in ends]
     caption = (
-        f"(score − random) / (human − random), of the mean return of a run's last {EPISODES} episodes. Ours: on the "
-        "games that all our variants have; the paper's: on those of them in its Table 6. Median and mean: over games, "
-        f"of means over seeds. IQM: mean of the middle half of all runs. [{LEVEL_NAME} stratified bootstrap interval]"
+        f"(score − random) / (human − random), of the mean return of a run's last {SCORE_EPISODES} episodes. Ours: on "
+        "the games that all our variants have; the paper's: on those of them in its Table 6. Median and mean: over "
+        f"games, of means over seeds. IQM: mean of the middle half of all runs. [{LEVEL_NAME} stratified bootstrap "
+        "interval]"
         + ("; of so few seeds it is too short." if min(map(statistics.fewest, ours.values())) < FEW else ".")
     )
     return Table("human", "Human-normalised scores", caption, shown, values)
@@ -141,7 +142,7 @@ def averages(algorithm: str, whose: str, cells: Sequence[Array], results: Result
 def table6(results: Results) -> Table:
     """Final scores by game beside the published ones: a row per game that any of our variants was trained on."""
     printed, names = published.table6()[list(PAPER)], published.atari_human()["game"]
-    odd = (results.runs["status"] == "diverged") | (results.runs["score_episodes"] < EPISODES)
+    odd = (results.runs["status"] == "diverged") | (results.runs["score_episodes"] < SCORE_EPISODES)
     flagged = set(zip(results.runs["variant"][odd], results.runs["env"][odd], strict=True))
     rows, shown = [], []
     for task in results.environments:
@@ -160,9 +161,9 @@ def table6(results: Results) -> Table:
         shown.append(line | {PAPER[name]: number(score, 1) for name, score in theirs.items()})
     here = sum(names[task] in printed.index for task in results.environments)
     caption = (
-        f"Mean return of the last {EPISODES} episodes. Ours: mean over seeds [its {LEVEL_NAME} interval] (seeds). The "
-        f"paper's: as printed, of 3 seeds. {here} of its {len(printed)} games: those that were trained."
-        + f" † a run diverged and counts as the game's worst, or finished fewer than {EPISODES} episodes."
+        f"Mean return of the last {SCORE_EPISODES} episodes. Ours: mean over seeds [its {LEVEL_NAME} interval] "
+        f"(seeds). The paper's: as printed, of 3 seeds. {here} of its {len(printed)} games: those that were trained."
+        + f" † a run diverged and counts as the game's worst, or finished fewer than {SCORE_EPISODES} episodes."
         * bool(flagged)
     )
     return Table("table6", "Table 6, final scores", caption, frame(shown), frame(rows))

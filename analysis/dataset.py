@@ -62,7 +62,7 @@ NUMBERS = {
 RUNS = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in RUN_COLUMNS])
 """Types of `runs`: what is no number is text."""
 
-SCORE_EPISODES = 100
+SCORE_EPISODES = 100  # the score is the mean return of a run's last 100 episodes (section 6.1)
 NAMED = 3  # variants that are missing on a task; more are counted
 
 

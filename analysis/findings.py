@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import replicate, scores, statistics
+from analysis.dataset import SCORE_EPISODES
 from analysis.others import others_scores, published_scores
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import Results
-from analysis.scores import EPISODES, UNTRAINED, OneFrom, Scaling, ZeroFrom
+from analysis.scores import UNTRAINED, OneFrom, Scaling, ZeroFrom
 from analysis.statistics import FEW, LEVEL, Array
 from analysis.tables import Table, frame, number, returns, span
 
@@ -129,7 +130,7 @@ def normalised_scores(results: Results) -> Table:
 def raw_scores(results: Results) -> Table:
     """Raw scores by task, with spread and number of runs; what was counted anew where runs were short or diverged."""
     plain = scores.raw_scores(results.runs, "plain")
-    odd = (results.runs["score_episodes"] < EPISODES) | (results.runs["status"] == "diverged")
+    odd = (results.runs["score_episodes"] < SCORE_EPISODES) | (results.runs["status"] == "diverged")
     odd &= results.runs["measure"] == "training episodes"
     flagged = set(zip(results.runs["variant"][odd], results.runs["env"][odd], strict=True))
     rows, shown = [], []
@@ -152,9 +153,9 @@ def raw_scores(results: Results) -> Table:
         for name, of_task in (("score 0", results.references.zero), ("score 1", results.references.one)):
             shown.append({"variant": name, **{e: returns(float(of_task[e])) for e in results.environments}})
     caption = (
-        f"Mean return of a run's last {EPISODES} episodes: mean ± sample standard deviation over runs (undiscounted "
-        f"reward; {counted_runs(results)}). † some runs finished fewer episodes or diverged, and count what they had; "
-        "in brackets the mean with a diverged run as its task's worst, which is what is normalised."
+        f"Mean return of a run's last {SCORE_EPISODES} episodes: mean ± sample standard deviation over runs "
+        f"(undiscounted reward; {counted_runs(results)}). † some runs finished fewer episodes or diverged, and count "
+        "what they had; in brackets the mean with a diverged run as its task's worst, which is what is normalised."
         + " Last rows: the returns that become 0 and 1."
         * bool(results.references)
     )

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.dataset import SCORE_EPISODES
 from analysis.paper import published
 from analysis.results import Results
-from analysis.scores import EPISODES
 from analysis.statistics import LEVEL
 from analysis.tables import Table, returns
 
@@ -71,7 +71,7 @@ def own_scores(results: Results, tasks: Sequence[str]) -> pd.DataFrame:
         if task in tasks:
             rows.append({"library": OURS, "algo": published.WINNER, "env": task, "env_version": version,
                          "steps": 1_000_000, "seeds": runs.size, "mean": runs.mean(), "spread": runs.std(),
-                         "spread_kind": f"{OVER_SEEDS} of per-seed mean of the last {EPISODES} training episodes",
+                         "spread_kind": f"{OVER_SEEDS} of per-seed mean of the last {SCORE_EPISODES} training episodes",
                          "note": f"profile {', '.join(profiles)}"})  # fmt: skip
     return pd.DataFrame(rows)
 

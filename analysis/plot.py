@@ -18,9 +18,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from analysis.dataset import SCORE_EPISODES
 from analysis.records import RecordError, Run, find_runs
 
-WINDOW = 100  # episodes: the score's own window (section 6.1)
 POINTS = 200  # per curve
 
 
@@ -30,7 +30,7 @@ def curve(run: Run) -> pd.Series:
     grid = np.linspace(0, run.config["env_steps"], POINTS + 1)
     if episodes.empty:
         return pd.Series(np.nan, index=grid)
-    smooth = episodes["return"].rolling(WINDOW, min_periods=1).mean()
+    smooth = episodes["return"].rolling(SCORE_EPISODES, min_periods=1).mean()
     last = np.searchsorted(episodes["env_step"], grid, side="right") - 1
     values = np.where(last >= 0, smooth.to_numpy()[np.maximum(last, 0)], np.nan)
     reached = episodes["env_step"].iloc[-1] if run.done is None else run.config["env_steps"]
@@ -72,7 +72,7 @@ def draw(runs: Sequence[Run]) -> Figure:
             axis.plot(mean.index, mean, color=colours[name], linewidth=2.2, label=f"{name} ({seeds})")
         axis.set_title(environment)
         axis.set_xlabel("env steps")
-        axis.set_ylabel(f"return (last {WINDOW} episodes)")
+        axis.set_ylabel(f"return (last {SCORE_EPISODES} episodes)")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.legend(loc="best", fontsize="small", frameon=True)
     for axis in axes.flat[len(environments) :]:

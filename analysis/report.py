@@ -21,13 +21,13 @@ import numpy as np
 
 from analysis import findings, replicate
 from analysis.collect import collect
-from analysis.dataset import Dataset, load, parts_of
+from analysis.dataset import SCORE_EPISODES, Dataset, load, parts_of
 from analysis.figures import kinds, style
 from analysis.page import Page, Picture, render
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import Options, Results
-from analysis.scores import EPISODES, Scaling
+from analysis.scores import Scaling
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, markdown, number
 
@@ -61,7 +61,10 @@ def summary(results: Results) -> list[str]:
 def doubts(results: Results) -> list[str]:
     """What a reader has to bear in mind."""
     own = results.runs[results.runs["measure"] == "training episodes"]
-    short, diverged = int((own["score_episodes"] < EPISODES).sum()), int((results.runs["status"] == "diverged").sum())
+    short, diverged = (
+        int((own["score_episodes"] < SCORE_EPISODES).sum()),
+        int((results.runs["status"] == "diverged").sum()),
+    )
     tails = [variant for variant, interval in results.intervals.items() if interval.heavy_tailed]
     others = sorted(set(results.runs["measure"]) - {"training episodes"})
     told = {
@@ -69,7 +72,7 @@ def doubts(results: Results) -> list[str]:
         f"{results.seeds} seeds: intervals are Student's t and wide; read small differences as none.": (
             1 < results.seeds < FEW
         ),
-        f"{findings.many(short, 'run')} finished fewer than {EPISODES} episodes and count what they had.": short,
+        f"{findings.many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
         f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,
         f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,
         f"Not all runs were measured alike: some scores are of {' and of '.join(others)}.": others,

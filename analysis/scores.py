@@ -21,15 +21,6 @@ ZeroFrom = Literal["random", "initial"]
 OneFrom = Literal["variant", "run"]
 
 UNTRAINED = ("random", "initial")  # uniform actions; the untrained Gaussian policy. No table ranks them
-EPISODES = 100
-
-
-class RunScore(NamedTuple):
-    """A run's score, how many episodes it is the mean of, and whether they are fewer than asked for."""
-
-    score: float
-    episodes: int
-    short: bool
 
 
 class Scaling(NamedTuple):
@@ -49,12 +40,6 @@ class References(NamedTuple):
 
     zero: Mapping[str, Array]
     one: Mapping[str, Array]
-
-
-def run_score(returns: Array, last: int = EPISODES) -> RunScore:
-    """Mean of the last finished episodes' returns (episodes,); NaN if there is none."""
-    tail = np.asarray(returns, dtype=np.float64)[-last:]
-    return RunScore(float(tail.mean()) if tail.size else float("nan"), tail.size, tail.size < last)
 
 
 def one_kind(runs: pd.DataFrame, **chosen: str | None) -> pd.DataFrame:

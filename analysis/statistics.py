@@ -159,21 +159,6 @@ def bootstrap_interval(
     return np.quantile(values, _tails(level), axis=0)
 
 
-def bootstrap_comparison(
-    x: Scores,
-    y: Scores,
-    statistic: Callable[[Scores, Scores], Array],
-    rng: np.random.Generator,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> Array:
-    """(low, high) of a statistic of two sets of scores, such as `probability_of_improvement`: both are resampled."""
-    x, y = paired(x, y)
-    return bootstrap_interval(
-        [*x, *y], lambda cells: statistic(cells[: len(x)], cells[len(x) :]), rng, level, resamples
-    )
-
-
 def _tails(level: float) -> list[float]:
     return [(1 - level) / 2, (1 + level) / 2]
 

@@ -1,12 +1,13 @@
 """What stands below each figure: what is shown, of how many runs, what bands and bars are, and in which unit."""
 
 from analysis.curves import few
+from analysis.dataset import SCORE_EPISODES
 from analysis.figures.curves import averageable, banded_in
 from analysis.figures.profiles import conclusions
 from analysis.figures.style import groups
 from analysis.replicate import SEEDS
 from analysis.results import Results
-from analysis.scores import EPISODES, UNTRAINED
+from analysis.scores import UNTRAINED
 from analysis.statistics import FEW, LEVEL
 
 
@@ -62,8 +63,8 @@ def intervals(results: Results) -> str:
     if not averageable(results):
         interval = f", and its interval ({method(results)})" * several(results)
         return said(
-            f"Scores of {runs(results)} per variant and task, in returns (means of the last {EPISODES} episodes): "
-            f"every run and their mean{interval}.",
+            f"Scores of {runs(results)} per variant and task, in returns (means of the last {SCORE_EPISODES} episodes)"
+            f": every run and their mean{interval}.",
             beyond("Bars"),
             why_raw(results),
         )

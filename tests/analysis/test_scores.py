@@ -4,6 +4,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from analysis import scores
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.scores import References, Scaling
+from analysis.sources import records
 from analysis.statistics import Array
 
 RAW = {
@@ -27,15 +29,21 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def score_of(*returns: float) -> tuple[float, int, int]:
+    found = records.score_of(pa.table({"return": pa.array(returns, pa.float64())}))
+    return found["score"], found["score_episodes"], found["episodes"]
+
+
 class TestRunScore:
     def test_is_the_mean_of_the_last_100_episodes(self) -> None:
-        assert scores.run_score(np.arange(250.0)) == (199.5, 100, False)
+        assert score_of(*range(250)) == (199.5, 100, 250)
 
     def test_says_when_there_are_fewer(self) -> None:
-        assert scores.run_score(np.array([1.0, 4.0])) == (2.5, 2, True)
-        found = scores.run_score(np.empty(0))
-        assert np.isnan(found.score)
-        assert found[1:] == (0, True)
+        assert score_of(1, 4) == (2.5, 2, 2)
+        assert score_of() == (pytest.approx(np.nan, nan_ok=True), 0, 0)
+
+    def test_is_none_of_returns_that_are_not_finite(self) -> None:
+        assert score_of(1, np.inf) == (pytest.approx(np.nan, nan_ok=True), 2, 2)
 
 
 class TestNormalisation:
