@@ -23,7 +23,7 @@ VARIANT = "clip_0.2"  # the one that is judged
 MARGIN = 0.10  # share of the baseline's span that a candidate may lose
 ALPHA = 0.05  # one-sided, of the return gate: a candidate that bad passes, or that good fails, so often at most
 LOOKS = 2  # the error is split between them
-MECHANISM_ALPHA = 0.02  # of the whole mechanism gate: unchanged code is called CHANGED so often at most
+MECHANISM_ALPHA = 0.02  # of the whole mechanism gate at one look: unchanged code is called CHANGED so often at most
 QUANTITIES = ("kl", "clip_fraction", "entropy", "explained_variance", "update_norm", "std")
 STRETCHES = (0.1, 0.25, 0.5, 1.0)  # shares of the iterations that end a stretch; the first iteration is one by itself
 

@@ -143,7 +143,7 @@ def summary(found: Judgement, study: str, baseline: Baseline, margin: float, not
         *(row(f"area under the curve on {task}", seen) for task, seen in found.areas.items()),
         "",
         f"Mechanism: {len(decision.changed)} of {len(decision.mechanism)} tests of {len(gates.QUANTITIES)} quantities "
-        f"changed (Mann–Whitney, Holm, {gates.MECHANISM_ALPHA:g} in all).",
+        f"changed (Mann–Whitney, Holm, {gates.MECHANISM_ALPHA:g} in all at this look).",
     ]
     if not decision.changed.empty:
         lines += ["", "| task | up to iteration | quantity | baseline | candidate | P(above) | p (Holm) |",
