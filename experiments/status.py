@@ -41,14 +41,18 @@ def study_folder(name: str, records: Path) -> Path:
 Waiting = Mapping[str, tuple[str, Queued]]
 
 
-def look(study: Path, asked: Callable[[Path, str], Waiting] = in_queue) -> list[tuple[Entry, Standing]]:
-    """Every run of the study and how it stands, the queue included where there is one."""
+def look(
+    study: Path,
+    asked: Callable[[Path, str], Waiting] = in_queue,
+    held: Callable[[Path | None, str], Set[str]] = runs_in,
+) -> list[tuple[Entry, Standing]]:
+    """Every run of the study and how it stands, the queue and the parts included where there are any."""
     entries = read_manifest(study)
     if not (study / "study.json").exists():
         return [(entry, Standing("missing")) for entry in entries]
     written = read_json(study / "study.json")
     parts = Path(written["parts"]) if written.get("parts") else None  # older launches say nothing of them
-    kept = runs_in(parts, written["code_id"])
+    kept = held(parts, written["code_id"])
     stands = kept_as_done(entries, standings(entries, study.parent.parent, written["code_id"]), kept)
     launches = launches_of(study)
     waiting = (
@@ -64,11 +68,26 @@ def look(study: Path, asked: Callable[[Path, str], Waiting] = in_queue) -> list[
 
 
 def look_anyway(study: Path) -> tuple[list[tuple[Entry, Standing]], str]:
-    """What the folders alone tell where squeue does not answer, and a sentence that says so."""
-    try:
-        return look(study), ""
-    except Silent:
-        return look(study, lambda *_: {}), "squeue does not answer: runs that wait in its queue are shown as missing"
+    """What the folders alone tell where squeue does not answer or the parts are gone, and a note that says so."""
+    notes = []
+
+    def asked(study: Path, code_id: str) -> Waiting:
+        try:
+            return in_queue(study, code_id)
+        except Silent:
+            notes.append("squeue does not answer: runs that wait in its queue are shown as missing")
+            return {}
+
+    def held(parts: Path | None, code_id: str) -> Set[str]:
+        try:
+            return runs_in(parts, code_id)
+        except UserError as error:
+            notes.append(
+                f"{error}; until the study command says parts= anew, runs that only they hold are shown as missing"
+            )
+            return set()
+
+    return look(study, asked, held), "; ".join(notes)
 
 
 def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:

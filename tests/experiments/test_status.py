@@ -121,6 +121,9 @@ def test_runs_that_parts_hold_are_done_and_what_folders_tell_stands(study: Path)
     shutil.rmtree(parts)
     with pytest.raises(UserError, match="there are no parts of a dataset there"):
         look(study)
+    told, note = look_anyway(study)
+    assert [stand.state for _, stand in told] == [stand.state for stand in stands[:5]] + ["failed", "missing"]
+    assert str(parts) in note and note.endswith("runs that only they hold are shown as missing")
 
 
 def test_json_has_every_run_and_the_counts(study: Path) -> None:
