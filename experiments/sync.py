@@ -26,7 +26,7 @@ def folders_of(place: str, records: Path) -> tuple[Path, list[Path]]:
         wanted = {line["run_id"] for line in read_lines(records / "studies" / place / "manifest.jsonl")}
         found = [path.parent for path in records.glob("runs/*/*/config.json")]
         return records, sorted(folder for folder in found if folder.name.rpartition("-")[2] in wanted)
-    folder = Path(place)
+    folder = Path(place).resolve()  # the names above it count too
     if not folder.is_dir():
         raise UserError(f"{place} is neither a folder nor a study in {records}/studies{near_matches(place, studies)}")
     runs = sorted(path.parent for path in folder.rglob("config.json") if path.parent.parent.parent.name == "runs")
@@ -38,14 +38,14 @@ def folders_of(place: str, records: Path) -> tuple[Path, list[Path]]:
 def main() -> None:
     defaults = Tracking()
     parser = argparse.ArgumentParser(prog="python -m experiments.sync", description="Send records to a W&B server.")
-    parser.add_argument("place", nargs="?", default="records", help="folder of records, or a study (default: records)")
+    parser.add_argument("place", nargs="?", help="folder of records, or a study (default: all of --records)")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where a study is looked up")
     parser.add_argument("--project", default=defaults.project)
     parser.add_argument("--entity", default=defaults.entity, help="user or team (default: the key's)")
     options = parser.parse_args()
     drop_settings_of_others()
     try:
-        records, folders = folders_of(options.place, options.records)
+        records, folders = folders_of(options.place or str(options.records), options.records)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         leave(2)

@@ -30,6 +30,7 @@ from mirrored import (
 )
 from wandb_server import HANG, ROWS, SERVE, Behaviour, Server, refusing
 
+from experiments import sync as sync_module
 from experiments.records import claims
 from experiments.records.claims import Claim, Taken, claim_all
 from experiments.sync import folders_of as meant
@@ -111,6 +112,33 @@ def test_what_to_send_is_a_folder_in_or_above_records_or_a_study(finished: Path,
     assert meant("first_two", finished) == (finished, folders[:2])
     with pytest.raises(UserError, match="no run under"):
         meant(str(tmp_path), finished)
+
+
+def test_a_run_is_meant_also_from_inside_it(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = min(path.parent for path in finished.rglob("config.json"))
+    monkeypatch.chdir(folder)
+    assert meant(".", Path("records")) == (finished, [folder])
+
+
+def test_records_said_are_sent_and_not_those_of_the_folder_one_is_in(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(finished, tmp_path / "records")
+    said: list[Path] = []
+
+    def mirrors(folders: list[Path], *_: object) -> None:
+        said.extend(folders)
+        raise SystemExit
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sync_module, "Mirrors", mirrors)
+    monkeypatch.setattr(sync_module, "drop_settings_of_others", lambda: None)
+    for arguments, records in (([f"--records={finished}"], finished), ([], tmp_path / "records")):
+        monkeypatch.setattr(sys, "argv", ["sync", *arguments])
+        with pytest.raises(SystemExit):
+            sync_module.main()
+        assert said == sorted(path.parent for path in records.rglob("config.json"))
+        said.clear()
 
 
 def test_a_server_that_hangs_ends_sync_with_exit_code_1_and_the_next_one_sends_all(
