@@ -25,7 +25,7 @@ from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
 from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
 from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standings
-from experiments.compose import CONF, build, check_arguments, fitted
+from experiments.compose import CONF, build, check_arguments, choices_in, fitted
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
@@ -222,6 +222,8 @@ def config_dirs(arguments: Sequence[str]) -> list[str]:
 def main(cfg: DictConfig) -> None:
     try:
         chosen = HydraConfig.get()
+        if chosen.runtime.choices["study"] is None:
+            raise UserError(f"say which study: study=…, one of {', '.join(sorted(choices_in(CONF / 'study')))}")
         request = request_of(cfg, chosen.runtime.choices["study"], list(chosen.overrides.task), config_dirs(sys.argv))
         with explained(request.records):
             code = preview(request, Console()) if fitted("dry_run", cfg.dry_run, bool) else launch(request, Console())
@@ -236,9 +238,6 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     try:
         check_arguments(sys.argv[1:], "launch")
-        if not any(argument.startswith("study=") for argument in sys.argv[1:]):
-            known = ", ".join(sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
-            raise UserError(f"say which study: study=…, one of {known}")
     except UserError as error:
         stop(str(error))
     main()

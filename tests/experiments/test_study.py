@@ -244,6 +244,23 @@ def test_the_job_that_follows_up_finds_the_parts_from_where_it_begins(tiny: Path
     assert f"parts='{tiny / 'parts'}'" in words and near not in words
 
 
+def test_without_a_study_the_command_refuses_but_tells_of_itself() -> None:
+    def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "experiments.study", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+    refused = said("records=/nowhere")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: say which study: study=…, one of atari49, ")
+    for arguments, words in (
+        (["--help"], "Configuration groups"),
+        (["--cfg", "job"], "dry_run: false"),
+        (["--info", "defaults"], "cluster/local"),
+    ):
+        told = said(*arguments)
+        assert told.returncode == 0 and words in told.stdout, told.stderr
+
+
 def test_a_dry_run_refuses_what_the_command_would_refuse(tiny: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         study = Study(("cartpole",), {"plain": ("algo=unconstrained",)}, (0,), 6144, "ppo1_2017_08")
