@@ -42,6 +42,8 @@ def rows_of(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, steps: int) -
 def export(run: str, records: Path, seed: int, steps: int, out: Path) -> None:
     """Write the file; UserError for a run whose critic says nothing of raw rewards."""
     positive("--steps", steps)
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: seeds are whole numbers from 0 to 2^63 - 1")
     agent = Agent(find_run(run, records))
     if not agent.algo.learns or agent.algo.objective == "cem":
         raise UserError(f"{agent.folder.name} has no critic: algo.objective={agent.algo.objective} trains none")

@@ -92,6 +92,8 @@ def test_what_has_no_such_numbers_is_refused(trained: dict[str, Path], export: A
     out = tmp_path / "rollout.csv"
     assert_refused(export(trained["random"], "--out", out), "has no critic", "random")
     assert_refused(export(trained["hopper"], "--steps", 0, "--out", out), "--steps=0")
+    for seed in (-1, 2**63):
+        assert_refused(export(trained["hopper"], "--seed", seed, "--out", out), f"--seed {seed}")
     assert_refused(export("nobody", "--records", tmp_path, "--out", out), "no run is at the path nobody")
     profile = {"horizon": 256, "epochs": 1, "scale_rewards": True, "observation_filter": "per_step"}
     scaled = small_run(env="CartPole-v1", iterations=1, profile=profile)
