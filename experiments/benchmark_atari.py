@@ -15,11 +15,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra import initialize_config_dir
 
 from experiments.benchmark import Figures, alone, as_table, speed_of, suite
-from experiments.compose import CONF, NamedRun, runs_of
+from experiments.compose import CONF, NamedRun
+from experiments.manifest import composed
 from ppo.config import RunConfig
 
 OVERRIDES = ("env=atari/pong", "profile=atari_ppo2", "algo=clip", "algo.epsilon=0.1", "tracking=none")
@@ -30,11 +30,7 @@ PARTS = ("environment", "inference", "update", "bookkeeping")
 
 def the_run(device: str) -> NamedRun:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=[*OVERRIDES, f"device={device}"], return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
-    OmegaConf.set_struct(cfg, False)
-    del cfg["hydra"]
-    (run,) = runs_of(cfg, choices)
+        (run,) = composed([*OVERRIDES, f"device={device}"])
     return run
 
 
