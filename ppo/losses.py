@@ -78,8 +78,8 @@ def surrogate(pack: Pack, batch: Batch, new: Distribution, c: Coefficients) -> T
                 part = objectives.policy_gradient(log_prob, advantage)
             case "trajectory_ratio":
                 assert ours.trajectory is not None
-                count = pack.profile.batch
-                part = objectives.trajectory_ratio(log_prob, log_ratio, advantage, ours.trajectory, count)
+                of_run = log_prob, log_ratio, advantage, ours.trajectory
+                part = objectives.trajectory_ratio(*of_run, count=pack.profile.batch)
             case "projected":
                 assert ours.average is not None
                 part = projected(ours.average, policy, ours.action, advantage, delta)
