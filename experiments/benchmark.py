@@ -27,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.cluster.launch import freeze_launch
-from experiments.compose import CONF, NamedRun, check_arguments, runs_of
+from experiments.compose import CONF, NamedRun, check_arguments, fitted, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.manifest import expand, freeze, study_of
@@ -36,7 +36,7 @@ from experiments.runner import Watcher, train_runs
 from experiments.status import look, table
 from experiments.tracking.settings import MirrorProcess, Tracking
 from experiments.train import stop
-from ppo.config import Algo, Env, RunConfig, UserError
+from ppo.config import Algo, Env, RunConfig, UserError, positive
 from ppo.environments import Environments
 from ppo.pack import Pack
 from ppo.train import Iteration
@@ -50,6 +50,7 @@ TABLE_1 = (
 
 CHECKPOINT_SECONDS = 60.0  # conf/config.yaml's; the mirror sends rows as checkpoints cover them
 MIRRORED = 5  # times as many iterations where the mirror is watched, so that it has rows to send
+COUNTS = ("rounds", "iterations", "pack", "study_seeds", "resets")  # conf/benchmark.yaml's
 MIRROR_FIGURES = ("startup_s", "mirror_mb", "mirror_core_share")
 
 Figures = dict[str, float]
@@ -270,6 +271,9 @@ def main(cfg: DictConfig) -> None:
         runs = runs_of(cfg, HydraConfig.get().runtime.choices)
         if len(runs) > 1:
             raise UserError(f"{len(runs)} seeds: the benchmark makes its packs itself from one run; give one seed")
+        for name in COUNTS:
+            cfg[name] = fitted(name, cfg[name], int)
+            positive(name, cfg[name])
     except UserError as error:
         stop(str(error))
     out = sys.stderr if cfg.json else sys.stdout

@@ -20,7 +20,7 @@ from hydra import initialize_config_dir
 from experiments.benchmark import Figures, alone, as_table, speed_of, suite
 from experiments.compose import CONF, NamedRun
 from experiments.manifest import composed
-from ppo.config import RunConfig
+from ppo.config import RunConfig, UserError, positive
 
 OVERRIDES = ("env=atari/pong", "profile=atari_ppo2", "algo=clip", "algo.epsilon=0.1", "tracking=none")
 PACK = 3  # runs
@@ -122,6 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
+    try:
+        positive("--rounds", options.rounds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(as_table(measure(the_run(options.device), options.rounds)))
     return 0
 

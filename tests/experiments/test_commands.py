@@ -102,11 +102,17 @@ def test_a_sweep_is_refused_with_what_to_say_instead(tmp_path: Path) -> None:
     [
         ("roundz=1", "did you mean rounds"),
         ("env=hoper", "did you mean hopper"),
+        ("rounds=0 study_seeds=1 resets=1", "rounds=0 must be"),
+        ("pack=two", "pack=two should be a whole number"),
         ("num_seeds=2", "2 seeds: the benchmark makes its packs itself"),
     ],
 )
 def test_the_benchmark_refuses_in_one_sentence_too(argument: str, words: str) -> None:
-    assert_refused(command("experiments.benchmark", argument), words)
+    assert_refused(command("experiments.benchmark", *argument.split()), words)
+
+
+def test_the_benchmark_on_frames_refuses_to_measure_nothing() -> None:
+    assert_refused(command("experiments.benchmark_atari", "--rounds", "0"), "--rounds=0 must be")
 
 
 def test_records_that_are_a_file_are_refused(tmp_path: Path) -> None:
