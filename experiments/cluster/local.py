@@ -62,10 +62,10 @@ class Pool:
         self.head = launch.head()
         self.waiting = deque(range(len(packs)))
         self.running: dict[int, subprocess.Popen[bytes]] = {}
-        self.codes: dict[int, int] = {}
+        self.ended = 0
 
-    def run(self) -> int:
-        """Returns the exit code: 0 if every run is done."""
+    def run(self) -> None:
+        """Until the last pack has ended; how the runs stand is then in their folders."""
         # Not SIGINT's handler: behind nohup or & that one may be "ignore".
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -84,14 +84,13 @@ class Pool:
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)
-        return max(self.codes.values(), default=0)
 
     def step(self) -> None:
         """Reap what has ended, start what has room."""
         for index, process in list(self.running.items()):
             if (code := process.poll()) is not None:
                 del self.running[index]
-                self.codes[index] = abs(code)
+                self.ended += 1
                 if code not in (0, FAILED):
                     self.say(f"pack {index}: exit code {code}: {last_line(self.launch.log(index))}")
         while self.waiting and len(self.running) < self.places:
@@ -138,7 +137,7 @@ class Pool:
     def line(self) -> str:
         """One plain line for a log."""
         rate = sum(self.left(index)[1] for index in self.running)
-        packs = f"{len(self.codes)} of {len(self.packs)} packs ended, {len(self.running)} running"
+        packs = f"{self.ended} of {len(self.packs)} packs ended, {len(self.running)} running"
         return f"{packs}, {rate:,.0f} env steps/s, ETA {clock(self.seconds_left())}"
 
     def table(self) -> Table:
