@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
@@ -183,6 +184,22 @@ def test_runs_that_are_not_finished_are_refused(records: Path, filmed: Any, tmp_
     (run_of(copy, "CartPole-v1", "gae_0") / "done.json").unlink()
     answer = filmed(tmp_path / "tiny.gif", at=copy)
     assert_refused(answer, "tiny has unfinished runs on cartpole, seed 0: 2 done, 1 stopped")
+    assert not (tmp_path / "tiny.gif").exists()
+
+
+def test_runs_that_only_parts_hold_are_refused(records: Path, filmed: Any, tmp_path: Path) -> None:
+    """They are done, and their networks are gone."""
+    copy = shutil.copytree(records, tmp_path / "records")
+    folder = run_of(copy, "CartPole-v1", "gae_0")
+    cell = tmp_path / "parts" / "CartPole-v1" / "gae_0"
+    cell.mkdir(parents=True)
+    held = pd.DataFrame({"run_id": [folder.name.rpartition("-")[2]], "code_id": [folder.parent.name]})
+    held.to_parquet(cell / "runs.parquet")
+    study = copy / "studies/tiny/study.json"
+    study.write_text(json.dumps(json.loads(study.read_text()) | {"parts": str(tmp_path / "parts")}))
+    shutil.rmtree(folder)
+    answer = filmed(tmp_path / "tiny.gif", at=copy)
+    assert_refused(answer, f"only parts hold {folder.name}, and parts hold no networks; train them without parts=")
     assert not (tmp_path / "tiny.gif").exists()
 
 
