@@ -237,6 +237,10 @@ def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome
         outcome.elsewhere.append(str(fenced))
 
 
+class DiskError(UserError):
+    """No mistake in what was asked: a disk, or the network before it, that may be well again at the next try."""
+
+
 @contextmanager
 def explained(records: Path):  # type: ignore[no-untyped-def]
     """What the disk refuses, in one sentence."""
@@ -255,7 +259,7 @@ def explained(records: Path):  # type: ignore[no-untyped-def]
             raise UserError(f"{where} is in the way ({error.strerror}); choose another folder with records=") from error
         if error.errno is None:  # a library's own, none of the system
             raise
-        raise UserError(
+        raise DiskError(
             f"{where}: {error.strerror}; training stopped, no checkpoint written before was touched. "
             "Give the same command again"
         ) from error

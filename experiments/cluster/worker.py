@@ -15,7 +15,7 @@ from experiments.cluster.launch import Launch, check_code
 from experiments.cluster.lifeline import follow_parent
 from experiments.cluster.task import ELSEWHERE, MISTAKE
 from experiments.records.record import Record
-from experiments.runner import Interrupted, Watcher, train_runs
+from experiments.runner import DiskError, Interrupted, Watcher, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.config import UserError
 from ppo.pack import Pack
@@ -71,7 +71,7 @@ def main() -> None:
         code = work(Launch(Path(sys.argv[1])), sys.argv[2:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = MISTAKE
+        code = 1 if isinstance(error, DiskError) else MISTAKE  # 1: a crash, which is tried again
     except Interrupted as interrupted:
         say(f"interrupted by {signal.Signals(interrupted.signum).name}, checkpoint written")
         code = 128 + interrupted.signum

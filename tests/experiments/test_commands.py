@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.cluster import worker
 from experiments.files import create_once
 from experiments.records import checkpoint
 from experiments.runner import explained
@@ -251,6 +252,22 @@ def test_whatever_a_disk_refuses_is_one_sentence(number: int, name: str | None) 
     where = "/disk/file" if name else "/records"
     with pytest.raises(UserError, match=f"{where}.*checkpoint.* the same command again"), explained(Path("/records")):
         raise OSError(number, os.strerror(number), name)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, 1), (errno.ESTALE, 1), (errno.ENOSPC, 2), (errno.EACCES, 2)])
+def test_a_study_tries_again_what_may_have_passed(monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
+    """Exit code 2 is a mistake, which another try would repeat; any other than 0 and 75 is a crash."""
+
+    def work(*_: object) -> int:
+        with explained(Path("/records")):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(worker, "follow_parent", lambda: None)
+    monkeypatch.setattr(worker, "work", work)
+    monkeypatch.setattr(sys, "argv", ["worker", "/launch"])
+    with pytest.raises(SystemExit) as left:
+        worker.main()
+    assert left.value.code == code
 
 
 def test_an_error_that_is_not_the_systems_is_not_explained_away() -> None:
