@@ -99,8 +99,8 @@ class Gymnasium:
                 raise UserError(f"Gymnasium has no task {env.id}{near}") from error
             except gymnasium.error.Error as error:
                 raise UserError(f"Gymnasium cannot make {env.id}: {error}") from error
-        spec = self.envs[0].spec
-        if spec is not None and spec.id != env.id:  # a run names its task in full, whatever Gymnasium makes of less
+        spec, named = self.envs[0].spec, env.id.rpartition(":")[2]  # module:Id imports a module that registers Id
+        if spec is not None and spec.id != named:  # a run names its task in full, whatever Gymnasium makes of less
             raise UserError(f"Gymnasium makes {spec.id} of {env.id}; say env.id={spec.id}")
         self.seeds: list[int | None] = list(seeds)
         self.lost = np.zeros(len(seeds), dtype=bool)
