@@ -297,7 +297,7 @@ def test_an_unknown_task_is_refused_with_near_matches(backend: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*latest versioned environment")
 def test_a_task_that_is_not_named_in_full_is_refused_with_its_full_id() -> None:
-    with pytest.raises(UserError, match="Gymnasium makes CartPole-v1 of CartPole; say env.id=CartPole-v1"):
+    with pytest.raises(UserError, match=r"Gymnasium makes CartPole-v1 of CartPole; say env\.id="):
         Environments(Env("CartPole"), "gymnasium", [0])
     Environments(Env("gymnasium:CartPole-v1"), "gymnasium", [0])  # a module to import and a full id
 
