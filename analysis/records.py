@@ -29,7 +29,7 @@ class Run:
         """The attempt that counts: the one that finished, else the newest."""
         if self.done is not None:
             return self.folder / f"attempt-{self.done['attempt']}"
-        return max(self.folder.glob("attempt-*"), key=lambda path: int(path.name.partition("-")[2]))
+        return attempts_with("episodes.csv", self.folder)[-1]
 
     @property
     def variant(self) -> str:
@@ -46,6 +46,13 @@ class Run:
     def _table(self, name: str) -> pd.DataFrame:
         whole_lines = (self.attempt / name).read_text().rpartition("\n")[0] + "\n"
         return pd.read_csv(io.StringIO(whole_lines))
+
+
+def attempts_with(name: str, folder: Path) -> list[Path]:
+    """A run's attempts that hold a file of this name, the newest last; copies that somebody made are none."""
+    found = [path.parent for path in folder.glob(f"attempt-*/{name}")]
+    whole = [path for path in found if path.name.removeprefix("attempt-").isdecimal()]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("attempt-")))
 
 
 def variant_of(algo: Mapping[str, Any]) -> str:
@@ -68,7 +75,7 @@ def _folders(places: Sequence[Path]) -> Iterator[Path]:
             raise RecordError(f"{place} is not a folder of records")
         root = place / "runs" if (place / "runs").is_dir() else place
         for config in root.rglob("config.json"):
-            if any(config.parent.glob("attempt-*/episodes.csv")):
+            if attempts_with("episodes.csv", config.parent):
                 yield config.parent
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from analysis.dataset import RUNS, SCORE_EPISODES
-from analysis.records import RecordError, variant_of
+from analysis.records import RecordError, attempts_with, variant_of
 
 EPISODES = {"env_step": pa.int64(), "return": pa.float64(), "length": pa.int32()}
 COUNTS = ("iteration", "env_steps")  # whole numbers of iterations.csv; the others are diagnostics
@@ -134,10 +134,10 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
 
 def newest_attempt(folder: Path) -> Path:
     """Of an unfinished run. What was claimed and not begun has no timing.csv, the last file to be made."""
-    begun = [path.parent for path in folder.glob("attempt-*/timing.csv")]
+    begun = attempts_with("timing.csv", folder)
     if not begun:
         raise NeverBegun(f"{folder} was never begun")
-    return max(begun, key=lambda attempt: int(attempt.name.partition("-")[2]))
+    return begun[-1]
 
 
 def table(text: bytes) -> pa.Table:

@@ -27,7 +27,7 @@ from collected import (
 
 from analysis import collect
 from analysis.dataset import FILES, RUN_COLUMNS, load
-from analysis.records import RecordError
+from analysis.records import RecordError, attempts_with
 from experiments.identity import code_id
 from experiments.records.record import ITERATION_COLUMNS
 
@@ -115,6 +115,13 @@ class TestTables:
         assert runs.loc[0, ["status", "env_steps", "episodes", "score_episodes"]].tolist() == ["diverged", 256, 2, 2]
         assert np.isnan(runs["score"][0])
         assert load(tmp_path / "d").read("episodes")["return"].equals(pd.Series([20.0, float(returns)]))
+
+    def test_attempts_are_counted_by_number_and_copies_are_none(self, tmp_path: Path) -> None:
+        for name in ("attempt-2", "attempt-10", "attempt-10 (copy)", "attempt-1.bak"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "episodes.csv").touch()
+        (tmp_path / "attempt-11").mkdir()
+        assert attempts_with("episodes.csv", tmp_path) == [tmp_path / "attempt-2", tmp_path / "attempt-10"]
 
     def test_a_run_without_a_finished_episode_is_a_run(self, records: Path, tmp_path: Path) -> None:
         rewrite(folder := one_of(records), "episodes", ["env_step,return,length"], score=None)
