@@ -232,16 +232,16 @@ class Noisy(Counter):
         return super().step(action)
 
 
-TASKS = {"TestCounter-v0": Counter, "TestWobbly-v0": Wobbly, "TestNoisy-v0": Noisy}
+OURS = {"TestCounter-v0": Counter, "TestWobbly-v0": Wobbly, "TestNoisy-v0": Noisy}
 
 
 @pytest.fixture
 def registered():
     """Counter with a time limit of 5 steps, and its siblings whose steps draw randomness."""
-    for name, env in TASKS.items():
+    for name, env in OURS.items():
         gymnasium.register(name, env, max_episode_steps=5, disable_env_checker=True)
     yield
-    for name in TASKS:
+    for name in OURS:
         del gymnasium.registry[name]
 
 
