@@ -20,7 +20,7 @@ import torch
 from experiments.files import write_durably
 from experiments.records.find import find_run
 from experiments.watch import Agent, episode, open_environment, say_other_code
-from ppo.config import UserError, positive
+from ppo.config import UserError, names_draws, positive
 
 COLUMNS = ("t", "episode", "reward", "value", "next_value", "terminated", "truncated")
 
@@ -42,8 +42,7 @@ def rows_of(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, steps: int) -
 def export(run: str, records: Path, seed: int, steps: int, out: Path) -> None:
     """Write the file; UserError for a run whose critic says nothing of raw rewards."""
     positive("--steps", steps)
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed {seed}: seeds are whole numbers from 0 to 2^63 - 1")
+    names_draws(f"--seed {seed}", seed)
     agent = Agent(find_run(run, records))
     if not agent.algo.learns or agent.algo.objective == "cem":
         raise UserError(f"{agent.folder.name} has no critic: algo.objective={agent.algo.objective} trains none")

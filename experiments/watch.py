@@ -23,7 +23,7 @@ from experiments.identity import code_id
 from experiments.records import checkpoint
 from experiments.records.find import find_run
 from ppo.atari import SUFFIX
-from ppo.config import Algo, Env, Profile, UserError, near_matches, positive
+from ppo.config import Algo, Env, Profile, UserError, names_draws, near_matches, positive
 from ppo.networks import Network
 from ppo.normalisation import ObservationFilter
 from ppo.policies import distribution_class
@@ -192,8 +192,7 @@ def say_other_code(agent: Agent) -> None:
 def watch(run: str, records: Path, episodes: int, sample: bool, seed: int, out: Path | None, window: bool) -> None:
     """Play a run's agent, print its returns, and film it or show it in a window; UserError for what does not fit."""
     positive("--episodes", episodes)
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed {seed}: seeds are whole numbers from 0 to 2^63 - 1")
+    names_draws(f"--seed {seed}", seed)
     if out is not None:
         check_ending(out)
     if window and not has_display():

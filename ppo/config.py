@@ -278,8 +278,7 @@ class RunConfig:
         choose("backend", self.backend, ("envpool", "gymnasium", "ale"))
         choose("numerics", self.numerics, ("exact", "fast"))
         choose("device", self.device, ("cpu", "cuda"))
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed={self.seed} is not a seed; seeds are whole numbers from 0 to 2^63 - 1")
+        names_draws(f"seed={self.seed}", self.seed)
         if self.env_steps < self.profile.steps:
             raise UserError(
                 f"env_steps={self.env_steps} is less than one iteration, {self.profile.steps_told}; "
@@ -330,6 +329,12 @@ def positive(name: str, value: float | None, zero: bool = False) -> None:
     finite(name, value)
     if value < 0 or (value == 0 and not zero):
         raise UserError(f"{name}={value} must be {'at least' if zero else 'above'} 0")
+
+
+def names_draws(said: str, seed: int) -> None:
+    """Refuse what cannot be the key of a stream (randomness.generator)."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"{said} is not a seed; seeds are whole numbers from 0 to 2^63 - 1")
 
 
 def within_one(name: str, value: float | None) -> None:
