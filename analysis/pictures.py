@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis import table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load, parts_of
-from analysis.figures import atari, bootstrapping, figure3, gradients, ladder, style
+from analysis.figures import atari, bootstrapping, figure3, gradients, ladder, pilot, style
 from analysis.records import RecordError
 from analysis.report import missing
 from analysis.results import Results
@@ -33,6 +33,7 @@ def said_if_partial(drawing: Callable[[Results], Figure]) -> Callable[[Dataset],
 PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "table1": ("table1", table1.scores_picture),
     "curves": ("table1", table1.curves_picture),
+    "pilot": ("pilot", pilot.pilot),
     "figure3": ("figure3", said_if_partial(figure3.figure3)),
     "ladder": ("ladder", said_if_partial(ladder.ladder)),
     "pong": ("pong", said_if_partial(atari.beside_others)),

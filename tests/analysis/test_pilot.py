@@ -1,11 +1,18 @@
 """The pilot's distance, by hand."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from legible import assert_legible
 
 from analysis import pilot
+from analysis.baseline import FOLDER
+from analysis.dataset import Dataset, load
+from analysis.figures import pilot as drawn
+from analysis.figures import style
 from analysis.paper import published
 from analysis.records import RecordError
 
@@ -62,3 +69,28 @@ def test_a_random_policy_that_is_not_trained_yet_is_said_to_be_so() -> None:
 def test_a_dataset_of_something_else_is_refused() -> None:
     with pytest.raises(RecordError, match="study=pilot"):
         pilot.ranked(runs(clip=0.5))
+
+
+class TestPicture:
+    def test_the_marks_are_the_scores_and_the_words_the_distances(self) -> None:
+        found = runs(a__unconstrained=-5.0, a__kl_fixed_1=1.0, b__unconstrained=-0.39, b__kl_fixed_1=0.71)
+        style.use()
+        figure = drawn.pilot(Dataset(Path("by-hand"), found, {"left_out": {}}))
+        (axis,) = figure.axes
+        marks = {line.get_color(): 0.2 * np.sinh(line.get_xdata()) for line in axis.lines if len(line.get_ydata()) == 2
+                 and line.get_marker() == "o"}  # fmt: skip
+        colours = style.colours(["unconstrained", "kl_fixed_1"])
+        span = 0.71  # of b: its best setting is 1
+        assert marks[colours["unconstrained"]] == pytest.approx([-0.39 / span, -5.0])
+        assert marks[colours["kl_fixed_1"]] == pytest.approx([1.0, 1.0])
+        assert [text.get_text() for text in axis.get_yticklabels()] == ["published (7 tasks)", "b", "a"]
+        near, far = pilot.ranked(found)["distance"]
+        words = [text.get_text() for text in axis.texts]
+        assert words[0].startswith(f"{near:.2f}")
+        assert words[1].startswith(f"{far:.2f}")
+        assert_legible("pilot", figure)
+
+
+def test_the_readme_has_the_table_of_the_committed_runs() -> None:
+    table = pilot.markdown(pilot.table(pilot.ranked(load(FOLDER / "pilot").runs)))
+    assert table in (FOLDER.parents[1] / "README.md").read_text()

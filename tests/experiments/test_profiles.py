@@ -145,7 +145,7 @@ def test_a_misspelt_name_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert said.out == ""
     assert said.err == "error: modren: there is no such profile, did you mean modern?\n"
     assert profiles.main(["zzz"]) == 2
-    assert "choose one of atari_paper, atari_ppo2, modern, paper_text" in capsys.readouterr().err
+    assert "choose one of atari_paper, atari_ppo2, modern, paper_match, paper_text" in capsys.readouterr().err
     assert profiles.main(["atari_paper", "modern"]) == 2
     assert "atari_paper is for Atari and others are not" in capsys.readouterr().err
 
@@ -181,6 +181,13 @@ def test_pposgd_of_july_is_ppo1_of_august_but_for_what_that_commit_changed() -> 
         "adam_epsilon": (1e-8, 1e-5),
         "stepsize_schedule": ("constant", "linear"),
         "epsilon_schedule": ("constant", "linear"),
+    }
+
+
+def test_what_matches_the_paper_is_ppo1_without_filter_and_standardising() -> None:
+    assert differences("paper_match", "ppo1_2017_08") == {
+        "observation_filter": ("none", "per_rollout"),
+        "standardise": ("none", "rollout"),
     }
 
 
