@@ -33,9 +33,9 @@ def said_if_partial(drawing: Callable[[Results], Figure]) -> Callable[[Dataset],
 PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "table1": ("table1", table1.scores_picture),
     "curves": ("table1", table1.curves_picture),
-    "pilot": ("pilot", pilot.pilot),
     "figure3": ("figure3", said_if_partial(figure3.figure3)),
     "ladder": ("ladder", said_if_partial(ladder.ladder)),
+    "pilot": ("pilot", pilot.pilot),
     "pong": ("pong", said_if_partial(atari.beside_others)),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""

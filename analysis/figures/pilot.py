@@ -30,7 +30,7 @@ def pilot(dataset: Dataset) -> Figure:
     for name in settings:
         axis.plot(bent(found[name]), rows, color=looks[name].colour, **MEAN)
         axis.plot(bent(printed[name]), -1, **PAPER | {"mfc": looks[name].colour})
-        axis.axvline(bent(printed[name]), color=looks[name].colour, lw=0.7, alpha=0.6, zorder=1)
+        axis.axvline(float(bent(printed[name])), color=looks[name].colour, lw=0.7, alpha=0.6, zorder=1)
     for row, line in found.iterrows():
         say(axis, row, f"{number(line['distance'])}  {span(line['low'], line['high'])}")
     say(axis, -1, "distance")
