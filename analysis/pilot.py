@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from analysis import scores
 from analysis.dataset import load
 from analysis.paper import published
 from analysis.records import RecordError
+from analysis.statistics import Array
 from analysis.tables import Table, frame, markdown, number
 
 SCALE = 0.2
@@ -43,8 +45,18 @@ def pattern(runs: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 def distance(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
     """Of two sets of scores, over the settings of the first."""
-    apart = [np.arcsinh(ours[name] / SCALE) - np.arcsinh(theirs[name] / SCALE) for name in ours]
+    apart = [bent(ours[name]) - bent(theirs[name]) for name in ours]
     return float(np.sqrt(np.mean(np.square(apart))))
+
+
+def bent(score: ArrayLike) -> Array:
+    """Scores on the scale of the distance, elementwise."""
+    return np.arcsinh(np.asarray(score) / SCALE)
+
+
+def settings_of(found: pd.DataFrame) -> list[str]:
+    """The settings of `ranked`, in the paper's order."""
+    return [name for name in published.table1().index if name in found]
 
 
 def ranked(runs: pd.DataFrame) -> pd.DataFrame:
@@ -63,7 +75,7 @@ def ranked(runs: pd.DataFrame) -> pd.DataFrame:
 def table(found: pd.DataFrame) -> Table:
     """As it is printed, the published row first."""
     theirs = published.table1()["score"]
-    settings = [name for name in theirs.index if name in found]
+    settings = settings_of(found)
     first = pd.DataFrame([{"implementation": "published (7 tasks)", **theirs[settings], "distance": 0.0}])
     values = pd.concat([first, found[["implementation", *settings, "distance", "low", "high"]]], ignore_index=True)
     shown = values.assign(**{name: values[name].map(number) for name in values.columns[1:]})

@@ -10,8 +10,7 @@ from analysis.dataset import Dataset
 from analysis.figures import style
 from analysis.figures.scores import MEAN, PAPER
 from analysis.paper import published
-from analysis.pilot import SCALE, ranked
-from analysis.statistics import Array
+from analysis.pilot import SCALE, bent, ranked, settings_of
 from analysis.tables import number, span
 
 TICKS = (-10_000, -1000, -100, -10, -1, 0, 1)
@@ -21,9 +20,8 @@ MARGIN = 0.3  # on the axis of distances
 def pilot(dataset: Dataset) -> Figure:
     """The axis is the distance's own: asinh(score / 0.2). Drawn and written are the values of `analysis.pilot`."""
     found = ranked(dataset.runs)
-    printed = published.table1()["score"]
-    settings = [name for name in printed.index if name in found]
-    looks, printed = style.looks(settings), printed[settings]
+    settings = settings_of(found)
+    looks, printed = style.looks(settings), published.table1()["score"][settings]
     figure = Figure(figsize=(style.PAGE, 0.9 + 0.25 * len(found)), layout="constrained")
     axis = figure.add_subplot(xlabel=f"normalised score (0: random policy, 1: best variant), asinh(score / {SCALE})")
     rows = np.arange(len(found))
@@ -42,11 +40,6 @@ def pilot(dataset: Dataset) -> Figure:
     axis.grid(axis="y", visible=False)
     style.say_below(figure, [style.handle(looks[name], name, **MEAN) for name in settings])
     return figure
-
-
-def bent(scores: Array) -> Array:
-    """Scores as places on the axis."""
-    return np.arcsinh(np.asarray(scores) / SCALE)
 
 
 def say(axis: Axes, row: float, words: str) -> None:
