@@ -45,7 +45,7 @@ def table1(results: Results) -> Table:
     caption = (
         f"Normalised score: {scale(results)}, averaged over {many(len(results.environments), 'task')} and all runs. "
         f"Ours: mean over tables of {replicate.SEEDS} seeds drawn from ours, each with its own best, as the paper's "
-        f"was. Interval: of our mean ({results.seeds} seeds){exactly(results)}. A 3-seed re-run: where "
+        f"was. Interval: of our mean ({how_many(results, 'seed')}){exactly(results)}. A 3-seed re-run: where "
         f"{LEVEL_NAME} of such tables fall."
     )
     return Table("table1", "Table 1 of the paper and ours", caption, frame(shown), frame(rows))
@@ -154,10 +154,9 @@ def raw_scores(results: Results) -> Table:
             shown.append({"variant": name, **{e: returns(float(of_task[e])) for e in results.environments}})
     caption = (
         f"Mean return of a run's last {SCORE_EPISODES} episodes: mean ± sample standard deviation over runs "
-        f"(undiscounted reward; {counted_runs(results)}). † some runs finished fewer episodes or diverged, and count "
-        "what they had; in brackets the mean with a diverged run as its task's worst, which is what is normalised."
-        + " Last rows: the returns that become 0 and 1."
-        * bool(results.references)
+        f"(undiscounted reward; {how_many(results)} a cell). † some runs finished fewer episodes or diverged, and "
+        "count what they had; in brackets the mean with a diverged run as its task's worst, which is what is "
+        "normalised." + " Last rows: the returns that become 0 and 1." * bool(results.references)
     )
     return Table("raw", "Raw scores by task", caption, frame(shown), frame(rows))
 
@@ -170,10 +169,11 @@ def deviation(runs: Array) -> float:
     return float(runs.std(ddof=1)) if runs.size > 1 else float("nan")
 
 
-def counted_runs(results: Results) -> str:
-    """'3 runs a cell', or the range."""
-    sizes = sorted({runs.size for variant in results.trained for runs in results.raw.get(variant, {}).values()})
-    return f"{sizes[0]} to {sizes[-1]} runs a cell" if len(sizes) > 1 else f"{many(sizes[0], 'run')} a cell"
+def how_many(results: Results, what: str = "run") -> str:
+    """'3 runs', or '3 to 10 runs' where cells differ."""
+    sizes = {runs.size for variant in results.trained for runs in results.raw.get(variant, {}).values()}
+    low, high = min(sizes, default=0), max(sizes, default=0)
+    return many(low, what) if low == high else f"{low} to {high} {what}s"
 
 
 def aggregates(results: Results) -> Table:

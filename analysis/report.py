@@ -69,7 +69,7 @@ def doubts(results: Results) -> list[str]:
     others = sorted(set(results.runs["measure"]) - {"training episodes"})
     told = {
         "1 seed: no intervals; differences mean nothing yet.": results.seeds == 1,
-        f"{results.seeds} seeds: intervals are Student's t and wide; read small differences as none.": (
+        f"{findings.how_many(results, 'seed')}: intervals are Student's t and wide; read small differences as none.": (
             1 < results.seeds < FEW
         ),
         f"{findings.many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
@@ -182,7 +182,7 @@ def about(results: Results) -> str:
     variants, tasks = len(results.trained), len(results.environments)
     return (
         f"{len(results.runs):,} runs: {findings.many(variants, 'variant')} on {findings.many(tasks, 'task')}, "
-        f"{findings.counted_runs(results)}; {results.runs['env_steps'].sum():,} env steps"
+        f"{findings.how_many(results)} a cell; {results.runs['env_steps'].sum():,} env steps"
     )
 
 

@@ -5,6 +5,7 @@ from analysis.dataset import SCORE_EPISODES
 from analysis.figures.curves import averageable, banded_in
 from analysis.figures.profiles import conclusions
 from analysis.figures.style import groups
+from analysis.findings import how_many as runs
 from analysis.replicate import SEEDS
 from analysis.results import Results
 from analysis.scores import UNTRAINED
@@ -107,12 +108,6 @@ def multiverse(results: Results) -> str:
 
 def said(*sentences: str) -> str:
     return " ".join(filter(None, sentences))
-
-
-def runs(results: Results) -> str:
-    counts = {results.raw[v][e].size for v in results.trained for e in results.raw.get(v, {})}
-    low, high = min(counts), max(counts)
-    return f"{low} run{'s' * (low != 1)}" if low == high else f"{low} to {high} runs"
 
 
 def several(results: Results) -> bool:

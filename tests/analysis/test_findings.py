@@ -115,6 +115,18 @@ class TestTable1:
         assert "the best single run" in caption
 
 
+def test_cells_of_other_sizes_are_said(tmp_path: Path) -> None:
+    """Four seeds, of one cell three: the words have the range."""
+    found = results(
+        tmp_path, variants=PAPER, environments=("Reacher-v4",), seeds=4, env_steps=50_000,
+        missing=[("clip_0.1", "Reacher-v4", 3)],
+    )  # fmt: skip
+    assert "of our mean (3 to 4 seeds)" in findings.table1(found).caption
+    assert "3 to 4 runs a cell" in findings.raw_scores(found).caption
+    assert "3 to 4 seeds: intervals are Student's t" in " ".join(report.doubts(found))
+    assert report.about(found).startswith("23 runs: 4 variants on 1 task, 3 to 4 runs a cell")
+
+
 @pytest.mark.parametrize("seeds", [3, 10])
 def test_intervals_that_take_the_references_for_exact_say_so(seeds: int, tmp_path: Path) -> None:
     """Below ten seeds they do; from ten on a bootstrap finds them anew."""
