@@ -94,3 +94,15 @@ class TestPicture:
 def test_the_readme_has_the_table_of_the_committed_runs() -> None:
     table = pilot.markdown(pilot.table(pilot.ranked(load(FOLDER / "pilot").runs)))
     assert table in (FOLDER.parents[1] / "README.md").read_text()
+
+
+def test_the_readmes_words_on_the_collapse_are_of_the_committed_runs() -> None:
+    part = FOLDER / "pilot" / "HalfCheetah-v4" / "no_filter-raw_advantage-unconstrained.s1000-1002"
+    iterations, episodes = (pd.read_parquet(part / f"{name}.parquet") for name in ("iterations", "episodes"))
+    first = iterations[iterations["env_steps"] <= 500_000 / 4].groupby("run", observed=True)["kl"]
+    assert set(first.size()) == {61}
+    moved = first.agg(lambda kl: (kl > 10).sum())
+    lost = -episodes.groupby("run", observed=True)["return"].agg(lambda returns: returns.rolling(10).mean().min())
+    words = (FOLDER.parents[1] / "README.md").read_text()
+    assert f"{moved.min()} to {moved.max()} of 61 updates move it by more than 10 nats" in words
+    assert f"lose {round(lost.min(), -2):,.0f} to {round(lost.max(), -2):,.0f} each" in words
