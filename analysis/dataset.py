@@ -94,14 +94,26 @@ def parts_of(folder: Path) -> list[Path]:
 
 
 def load(folder: Path) -> Dataset:
-    """A dataset from its folder, or from the folder of its parts, whose note then names the cells of their study that
-    are not there; RecordError says what is missing of a dataset."""
+    """A dataset from its folder, or from the folder of its parts. Their note has all `studies` that they are of; the
+    one that the folder is named after is its `study`, and names the cells that are not there. RecordError says what is
+    missing of a dataset."""
     if (parts := parts_of(folder)) == [folder]:
         return load_part(folder)
     loaded = [load_part(part) for part in parts]
     runs = pd.concat([part.runs for part in loaded], ignore_index=True)
-    absent = absent_cells(runs, loaded[-1].note["study"])
-    return Dataset(folder, runs, {**loaded[-1].note, "left_out": {"missing": absent} if absent else {}})
+    studies: dict[str, Mapping[str, Any]] = {}
+    for study in sorted((part.note["study"] for part in loaded), key=lambda study: len(study["overrides"])):
+        studies.setdefault(study["name"], study)  # of one launched in several ways, the plainest
+    study = studies.get(folder.resolve().name, loaded[-1].note["study"])
+    absent = absent_cells(runs, study)
+    note = {
+        **loaded[-1].note,
+        "sources": sorted({source for part in loaded for source in part.note["sources"]}),
+        "study": study,
+        "studies": list(studies.values()),
+        "left_out": {"missing": absent} if absent else {},
+    }
+    return Dataset(folder, runs, note)
 
 
 def absent_cells(runs: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:

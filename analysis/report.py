@@ -124,14 +124,14 @@ def provenance(results: Results) -> Table:
 
 def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
     """What to type to have it again."""
-    study = dataset.note.get("study")
+    studies = dataset.note.get("studies") or [study for study in [dataset.note.get("study")] if study]
     left_out = list(dataset.note["left_out"])
-    train = ["python", "-m", "experiments.study", *study["overrides"]] if study else []
+    train = [["python", "-m", "experiments.study", *study["overrides"]] for study in studies]
     gather = ["python", "-m", "analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
     gather += ["--leave-out", *left_out] * bool(left_out)
     write = ["python", "-m", "analysis.report", "DATASET", "--random", options.random, "--best", options.best]
     write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(left_out)
-    return [shlex.join(words) for words in (train, gather, write) if words]
+    return [shlex.join(words) for words in (*train, gather, write)]
 
 
 def dataset_of(name: str, records: Path, mark: bool) -> Dataset:

@@ -3,14 +3,16 @@
 import hashlib
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hydra import initialize_config_dir
+from invented import write
 
-from analysis import parts
+from analysis import parts, report
 from analysis.collect import collect
 from analysis.dataset import absent_cells, load
 from analysis.gates import QUANTITIES
@@ -89,6 +91,22 @@ def test_later_seeds_are_parts_of_their_own(records: Path, tmp_path: Path) -> No
     written, waiting = grown(records, out)
     assert (written, waiting) == (["CartPole-v1/plain.s2-2", "CartPole-v1/mine-clip.s2-2"], 2)
     assert before.items() <= digests(out).items()
+
+
+def test_every_study_that_trained_parts_is_told_how_to_have_again(tmp_path: Path) -> None:
+    """The folder's own study first, in the plainer of its two launches; then the one beside it."""
+    asked = {"small": [["study=small"], ["study=small", "cluster.workers=1"]], "a_more": [["study=small", "seed=3"]]}
+    for name, launches in asked.items():
+        for number, overrides in enumerate(launches):
+            study = {"name": name, "variants": ["random"], "environments": ["Hopper-v4"], "overrides": overrides}
+            folder = tmp_path / "small" / "Hopper-v4" / f"{name}.{number}"
+            write(folder, np.random.default_rng(0), ("random",), ("Hopper-v4",), seeds=1, study=study)
+    found = load(tmp_path / "small")
+    assert found.note["study"]["overrides"] == ["study=small"]
+    assert report.commands(found, Namespace(random="random", best="variant", seed=0))[:2] == [
+        "python -m experiments.study study=small",
+        "python -m experiments.study study=small seed=3",
+    ]
 
 
 def test_all_parts_are_the_dataset_that_collect_makes(records: Path, tmp_path: Path) -> None:
