@@ -36,6 +36,7 @@ PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
     "figure3": ("figure3", said_if_partial(figure3.figure3)),
     "ladder": ("ladder", said_if_partial(ladder.ladder)),
     "pilot": ("pilot", pilot.pilot),
+    "paper_match": ("paper_match", table1.scores_picture),
     "pong": ("pong", said_if_partial(atari.beside_others)),
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""

@@ -20,6 +20,7 @@ from analysis.dataset import Dataset, load
 from analysis.figures import gradients, style
 from analysis.records import RecordError
 from analysis.results import Results
+from analysis.tables import markdown
 from experiments.gradients.rungs import RUNGS
 
 ROOT = Path(__file__).parents[2]
@@ -228,3 +229,8 @@ def test_the_committed_pictures_are_the_committed_data(tmp_path: Path) -> None:
 @committed
 def test_the_readme_has_the_section_that_is_printed() -> None:
     assert table1.section(load(FOLDER / "table1")) in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_has_the_table_of_the_exploratory_profile() -> None:
+    found = Results(table1.comparable(load(FOLDER / "paper_match")))
+    assert markdown(findings.table1(found)) in (ROOT / "README.md").read_text()

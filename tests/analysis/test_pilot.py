@@ -8,15 +8,17 @@ import pandas as pd
 import pytest
 from legible import assert_legible
 
-from analysis import pilot
+from analysis import pilot, scores, table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load
 from analysis.figures import pilot as drawn
 from analysis.figures import style
 from analysis.paper import published
 from analysis.records import RecordError
+from analysis.results import Results
 
 TASKS = ("Hopper-v4", "Reacher-v4")
+README = " ".join((FOLDER.parents[1] / "README.md").read_text().split())
 
 
 def runs(**means: float) -> pd.DataFrame:
@@ -103,6 +105,55 @@ def test_the_readmes_words_on_the_collapse_are_of_the_committed_runs() -> None:
     assert set(first.size()) == {61}
     moved = first.agg(lambda kl: (kl > 10).sum())
     lost = -episodes.groupby("run", observed=True)["return"].agg(lambda returns: returns.rolling(10).mean().min())
-    words = (FOLDER.parents[1] / "README.md").read_text()
-    assert f"{moved.min()} to {moved.max()} of 61 updates move it by more than 10 nats" in words
-    assert f"lose {round(lost.min(), -2):,.0f} to {round(lost.max(), -2):,.0f} each" in words
+    assert f"{moved.min()} to {moved.max()} of 61 updates move it by more than 10 nats" in README
+    assert f"lose {round(lost.min(), -2):,.0f} to {round(lost.max(), -2):,.0f} each" in README
+
+
+class TestMatch:
+    """The README's words on Table 1 under the nearest implementation, against the committed runs."""
+
+    folder = FOLDER / "paper_match"
+
+    def returns_of(self, part: str) -> list[pd.DataFrame]:
+        return [run for _, run in pd.read_parquet(self.folder / part / "episodes.parquet").groupby("run")]
+
+    def test_every_seed_without_constraint_collapses_on_halfcheetah(self) -> None:
+        of = [f"HalfCheetah-v4/unconstrained.{seeds}" for seeds in ("s0-2", "s3-9")]
+        lost = [-run["return"].rolling(10).mean().min() for part in of for run in self.returns_of(part)]
+        ends = sorted(run["return"].iloc[-100:].mean() for part in of for run in self.returns_of(part))
+        assert len(lost) == len(ends) == 10
+        assert f"in a row lose {min(lost):,.0f} to {max(lost):,.0f} each" in README
+        shown = [f"{end:,.0f}".replace("-", "−") for end in ends]
+        assert f"({shown[2]} to {shown[-1]}); two do not ({shown[1]}, {shown[0]})" in README
+
+    def test_tables_of_three_seeds(self) -> None:
+        found = Results(table1.comparable(load(self.folder)))
+        means = {v: dict(zip(found.environments, map(np.mean, found.cells(v)), strict=True)) for v in found.complete}
+        assert [(v, e) for v, of in means.items() for e, mean in of.items() if mean < 0] == [
+            ("unconstrained", "HalfCheetah-v4")
+        ]
+        tables = scores.drawn_tables(found.of_paper, found.rng(), found.options.scaling, 3, 10_000)["unconstrained"]
+        assert f"{(tables < 0).mean():.0%} are negative, all of them below −10" in README
+        assert tables[tables < 0].max() < -10
+        positive = tables[tables > 0]
+        assert {f"{score:.1f}" for score in positive} == {"0.6", "0.2", "0.1"}
+        assert "of the two they have 0.6, with the shallower alone 0.1 to 0.2" in README
+        assert found.references is not None
+        zero, one = (float(of["HalfCheetah-v4"]) for of in found.references)
+        others = {e: mean for e, mean in means["unconstrained"].items() if e != "HalfCheetah-v4"}
+        needed = zero + (one - zero) * (7 * -0.39 - sum(others.values()))
+        usual = np.median(found.raw["unconstrained"]["HalfCheetah-v4"])
+        assert round(3 * needed - 2 * usual, -3) == -27_000
+
+    def test_clip_learns_first_and_loses_it(self) -> None:
+        early = {
+            variant: [run.loc[run["env_step"] <= 125_000, "return"].iloc[-50:].mean()
+                      for run in self.returns_of(f"InvertedDoublePendulum-v4/{variant}.s0-2")]
+            for variant in ("clip_0.2", "kl_adaptive_0.01", "kl_fixed_1", "unconstrained")
+        }  # fmt: skip
+        clip = early.pop("clip_0.2")
+        assert f"({min(clip):,.0f} to {max(clip):,.0f} after an eighth of the budget)" in README
+        assert max(max(means) for means in early.values()) < min(clip)
+        part = self.folder / "InvertedDoublePendulum-v4/clip_0.2.s0-2" / "iterations.parquet"
+        std = pd.read_parquet(part).groupby("run")["std"]
+        assert {f"{lowest:.2f}" for lowest in std.min()} == {"0.01"}

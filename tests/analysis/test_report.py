@@ -159,7 +159,7 @@ def test_a_report_replaces_the_one_before_it(dataset: Path, tmp_path: Path) -> N
     assert (out / "index.html").read_text().startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.parametrize("name", ["table1", "figure3"])
+@pytest.mark.parametrize("name", ["table1", "paper_match", "figure3"])
 def test_the_committed_report_is_of_the_committed_data(name: str, tmp_path: Path) -> None:
     made = rendered(BASELINES / name, tmp_path / "report", "1")
     stored = ROOT / "analysis" / "reports" / name
