@@ -121,6 +121,15 @@ class TestScores:
         with pytest.raises(RecordError, match="no task yet on which two settings of Table 1 or more"):
             table1.comparable(without)
 
+    def test_seeds_added_later_do_not_hide_what_the_first_three_say(self) -> None:
+        """One more run of the policy without constraint, far off: its row fits only with it."""
+        first = by_hand()
+        assert table1.fixed_beforehand(first) == ""
+        runs = pd.concat([first.runs, first.runs.query("variant == 'unconstrained'").assign(seed=3, score=1e5)])
+        said = table1.fixed_beforehand(Dataset(first.folder, runs[runs["env"] != "Reacher-v4"], first.note))
+        assert said.startswith("With the 3 seeds that were fixed before any run alone: 1 of 3 inside, ")
+        assert said.endswith("; against it: the score of unconstrained, clip_0.2; too many scores at once.")
+
 
 class TestCurves:
     def test_a_panel_per_task_and_the_papers_best_setting_of_each_objective(self, tmp_path: Path) -> None:
