@@ -41,7 +41,7 @@ def summary(results: Results) -> list[str]:
         means = {v: float(np.mean([runs.mean() for runs in results.cells(v)])) for v in results.complete}
         best = max(means, key=means.__getitem__)
         said.append(
-            f"Highest normalised score: {best}, {number(means[best])}"
+            f"Highest normalised score, over all our runs: {best}, {number(means[best])}"
             + (
                 f" (lowest: {min(means, key=means.__getitem__)}, {number(min(means.values()))})."
                 if len(means) > 1

@@ -14,13 +14,13 @@ from analysis.statistics import FEW, LEVEL
 
 def curves(results: Results) -> str:
     measure = " and ".join(sorted(results.runs["measure"].unique()))
-    single = all(few(found) for found in results.curves.values())
+    single = [few(found) for found in results.curves.values()]
+    banded = any(banded_in(groups(results.trained), alone) for alone in single)
     references = [name for name in UNTRAINED if name in results.raw]
     return said(
         f"Return of {measure} against env steps; lines are means over {runs(results)} per variant and task.",
-        "Thin lines are the runs." * single,
-        f"Bands are {LEVEL:.0%} t intervals of the means."
-        * (banded_in(groups(results.trained), single) and several(results)),
+        f"Thin lines are the runs{f', where they are fewer than {FEW}' * (not all(single))}." * any(single),
+        f"Bands are {LEVEL:.0%} t intervals of the means." * (banded and several(results)),
         "A point is the mean of the episodes that ended in 1/100 of the budget, or in more of it where they are long; "
         "a mean ends where the first of its runs ends.",
         f"Grey lines are mean scores of the {' and the '.join(references)} policy." * bool(references),

@@ -91,7 +91,7 @@ def overlaid(sides: Mapping[str, Mapping[str, Curves]], variant: str) -> Figure:
 
 
 def banded_in(groups: Sequence[Group], with_runs: bool = False) -> bool:
-    """Whether panels bear bands: all of a figure's or none."""
+    """Whether panels bear bands: with lines of the runs there is room for fewer."""
     return max(len(group.variants) for group in groups) <= (BANDS_AND_RUNS if with_runs else BANDS)
 
 

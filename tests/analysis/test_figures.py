@@ -310,6 +310,24 @@ class TestChoice:
         assert results.why_raw in said["intervals"] and results.why_raw in said["heatmap"]
         assert "interval" not in said["intervals"]
 
+    def test_tasks_with_more_seeds_than_others_are_told_apart(self, tmp_path: Path) -> None:
+        """Ten runs on one task are a band, three on the other are lines; the caption says both."""
+        missing = [(variant, "Hopper-v4", seed) for variant in ("clip_0.2", "random") for seed in range(3, 10)]
+        invented.write(
+            tmp_path / "d", np.random.default_rng(0), ("clip_0.2", "random"), ("HalfCheetah-v4", "Hopper-v4"), 10,
+            STEPS, missing=missing,
+        )  # fmt: skip
+        _, _, caption, figure = next(kinds.made(Results(load(tmp_path / "d"))))
+        bands, thin = zip(
+            *((len(axis.collections), sum(line.get_lw() == 0.4 for line in axis.lines)) for axis in figure.axes),
+            strict=True,
+        )
+        assert (bands, thin) == ((1, 1), (0, 3))
+        assert (
+            "over 3 to 10 runs per variant and task. Thin lines are the runs, where they are fewer than 10. Bands"
+            in (caption)
+        )
+
     def test_incomplete_variants_are_named(self, tmp_path: Path) -> None:
         missing = [("clip_0.3", "Hopper-v4", seed) for seed in range(2)]
         names = ("clip_0.1", "clip_0.2", "clip_0.3", "random")

@@ -14,7 +14,7 @@ from legible import assert_legible
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis import findings, pictures, table1
+from analysis import findings, pictures, replicate, statistics, table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load
 from analysis.figures import gradients, style
@@ -243,3 +243,31 @@ def test_the_readme_has_the_section_that_is_printed() -> None:
 def test_the_readme_has_the_table_of_the_exploratory_profile() -> None:
     found = Results(table1.comparable(load(FOLDER / "paper_match")))
     assert markdown(findings.table1(found)) in (ROOT / "README.md").read_text()
+
+
+def test_the_readmes_words_on_table_1_are_of_the_committed_runs() -> None:
+    words = " ".join((ROOT / "README.md").read_text().split())
+    found = Results(load(FOLDER / "table1"))
+    rows = findings.table1(found).values.set_index("variant")
+    above = (rows["ours"].round(2) - rows["published"]).drop("unconstrained")
+    assert f"The other ten are {above.min():.2f} to {above.max():.2f} above the paper's" in words
+    assert f"this code {rows.loc['unconstrained', 'ours']:.2f}. " in words
+    assert f"Clip 0.2 scores {rows.loc['clip_0.2', 'ours']:.2f}, in the paper 0.82" in words
+    zero, one = found.references or ({}, {})
+    heights = {
+        variant: [(found.areas[variant][task] - zero[task]) / (one[task] - zero[task]) for task in found.environments]
+        for variant in found.complete
+    }
+    beyond = {
+        clip: {v for v, p in zip(others, statistics.holm(np.array(
+            [statistics.welch_test(heights[clip], heights[v]).p for v in others]
+        )), strict=True) if p < replicate.ALPHA}
+        for clip in ("clip_0.2", "clip_0.3") for others in [[v for v in found.complete if v != clip]]
+    }  # fmt: skip
+    assert beyond == {
+        "clip_0.2": {"kl_fixed_0.3", "kl_fixed_3", "kl_fixed_10"},
+        "clip_0.3": {"kl_fixed_0.3", "kl_fixed_10", "unconstrained"},
+    }
+    assert (
+        "both wider clips stand above β = 0.3 and 10, ε = 0.2 above β = 3 too and ε = 0.3 above no constraint" in words
+    )
