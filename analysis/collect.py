@@ -99,6 +99,7 @@ def runs_of(source: str, records: Path, trouble: Trouble, note: dict[str, Any]) 
         trouble.add("missing", name)
     if place.study:
         note.setdefault("study", place.study)
+        note.setdefault("studies", []).append(place.study)
     for folder in place.folders:
         try:
             yield read_run(folder, place.variants)

@@ -58,19 +58,24 @@ def readings(results: Results) -> Table:
         found = Results(results.dataset, replace(results.options, scaling=Scaling(zero, one)))
         if not found.paper_rows:
             continue
-        places = replicate.places(published.table1()["score"][found.paper_rows], found.reruns)
-        count, fewer = replicate.inside(places, found.reruns)
-        against = "; ".join(replicate.doubts(places, found.reruns)) or "nothing"
-        rows.append({"random": zero, "best": one, "rows": len(places), "inside": count, "no_more": fewer,
-                     "against": against})  # fmt: skip
-        shown.append({"scores 0": ZERO[zero], "scores 1": ONE[one], "inside": f"{count} of {len(places)}",
-                      "re-runs with no more": f"{fewer:.0%}", "against it": against})  # fmt: skip
+        said = judged(found)
+        rows.append({"random": zero, "best": one, **said})
+        shown.append({"scores 0": ZERO[zero], "scores 1": ONE[one], "inside": f"{said['inside']} of {said['rows']}",
+                      "re-runs with no more": f"{said['no_more']:.0%}", "against it": said["against"]})  # fmt: skip
     caption = (
         "The paper does not say which policy scores 0 and which result 1; above: "
         f"{scale(results)}. Inside: published scores within the {LEVEL_NAME} prediction interval of a re-run with "
         f"{replicate.SEEDS} seeds. Against it: what is beyond luck, each at {replicate.ALPHA:.1%}."
     )
     return Table("readings", "Table 1 under each reading of its scores", caption, frame(shown), frame(rows))
+
+
+def judged(results: Results) -> dict[str, Any]:
+    """How many of Table 1's rows are inside, in what share of re-runs no more are, and what speaks against it."""
+    places = replicate.places(published.table1()["score"][results.paper_rows], results.reruns)
+    count, fewer = replicate.inside(places, results.reruns)
+    against = "; ".join(replicate.doubts(places, results.reruns)) or "nothing"
+    return {"rows": len(places), "inside": count, "no_more": fewer, "against": against}
 
 
 def verdict(row: pd.Series, rows: int) -> str:
@@ -178,14 +183,9 @@ def how_many(results: Results, what: str = "run") -> str:
 
 def aggregates(results: Results) -> Table:
     """Other ways to average, so that no conclusion hangs on the choice of one."""
-    spans = {e: results.references.one[e] - results.references.zero[e] for e in results.environments}  # type: ignore[union-attr]
     rows = []
     for variant in results.complete:
         cells = results.cells(variant)
-        heights = [
-            (results.areas[variant][e] - results.references.zero[e]) / spans[e]  # type: ignore[union-attr]
-            for e in results.environments
-        ]
         rows.append(
             {
                 "variant": variant,
@@ -193,7 +193,7 @@ def aggregates(results: Results) -> Table:
                 "median": float(statistics.median(cells)),
                 "IQM": float(statistics.interquartile_mean(cells)),
                 "optimality gap": float(statistics.optimality_gap(cells)),
-                "area under curve": float(np.mean([np.nanmean(runs) for runs in heights])),
+                "area under curve": float(np.mean([np.nanmean(runs) for runs in results.heights[variant].values()])),
             }
         )
     values = frame(rows)

@@ -110,6 +110,12 @@ class Results:
         return {v: {e: areas(c, v) for e, c in self.curves.items() if v in c.runs} for v in self.variants}
 
     @cached_property
+    def heights(self) -> dict[str, dict[str, Array]]:
+        """Mean heights of the learning curves, (runs,) by variant and task, normalised as scores are; empty if these
+        cannot be."""
+        return scores.normalise({v: self.areas[v] for v in self.complete}, self.references) if self.references else {}
+
+    @cached_property
     def paper_rows(self) -> list[str]:
         """The variants that are rows of the paper's Table 1, in its order, if the dataset can be set beside it."""
         rows = [variant for variant in published.table1().index if variant in self.complete]

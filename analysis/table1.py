@@ -68,15 +68,16 @@ def curves_picture(dataset: Dataset) -> Figure:
 
 
 def fixed_beforehand(dataset: Dataset) -> str:
-    """What the seeds say that were fixed before any run, 0 to 2, where there are others too: seeds that are added once
-    results are known could be added until one likes them. Empty if there are no others."""
+    """What the seeds say that were fixed before any run, 0 to 2 (conf/study/table1.yaml), where there are others too:
+    seeds that are added once results are known could be added until one likes them. Empty if there are no others, or
+    not these three of every cell."""
     first = dataset.runs["seed"] < SEEDS
-    if first.all():
+    if first.all() or not first.any() or not (found := Results(replace(dataset, runs=dataset.runs[first]))).paper_rows:
         return ""
-    row = findings.readings(Results(replace(dataset, runs=dataset.runs[first]))).values.iloc[0]
+    said = findings.judged(found)
     return (
-        f"With the {SEEDS} seeds that were fixed before any run alone: {row['inside']} of {row['rows']} inside, "
-        f"{row['no_more']:.0%} of re-runs have no more; against it: {row['against']}."
+        f"With the {SEEDS} seeds that were fixed before any run alone: {said['inside']} of {said['rows']} inside, "
+        f"{said['no_more']:.0%} of re-runs have no more; against it: {said['against']}."
     )
 
 

@@ -6,6 +6,7 @@ from analysis.figures.curves import averageable, banded_in
 from analysis.figures.profiles import conclusions
 from analysis.figures.style import groups
 from analysis.findings import how_many as runs
+from analysis.findings import many
 from analysis.replicate import SEEDS
 from analysis.results import Results
 from analysis.scores import UNTRAINED
@@ -115,7 +116,7 @@ def several(results: Results) -> bool:
 
 
 def tasks(results: Results) -> str:
-    return f"{(count := len(results.environments))} task{'s' * (count != 1)}"
+    return many(len(results.environments), "task")
 
 
 def normalised(results: Results) -> str:

@@ -168,6 +168,15 @@ class TestStudies:
             "tables": ["scores"], "figures": [],
         }  # fmt: skip
 
+    def test_several_are_all_noted(self, records: Path, out: Path) -> None:
+        """A copy of the study under another name: its runs are the first one's again."""
+        shutil.copytree(records / "studies" / "tiny", records / "studies" / "other")
+        asked = ["tiny", "other", "--records", str(records), "--out", str(out), "--leave-out", "twice"]
+        assert collect.main(asked) == 0
+        note = load(out).note
+        assert [study["name"] for study in note["studies"]] == ["tiny", "other"]
+        assert note["study"] == note["studies"][0]
+
     def test_name_what_is_missing(
         self, records: Path, out: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -130,6 +130,12 @@ class TestScores:
         assert said.startswith("With the 3 seeds that were fixed before any run alone: 1 of 3 inside, ")
         assert said.endswith("; against it: the score of unconstrained, clip_0.2; too many scores at once.")
 
+    @pytest.mark.parametrize("gone", ["seed < 3", "seed == 1"])
+    def test_without_all_of_the_first_three_nothing_is_said_of_them(self, gone: str) -> None:
+        first = by_hand()
+        runs = pd.concat([first.runs, first.runs.assign(seed=first.runs["seed"] + 3)])
+        assert table1.fixed_beforehand(Dataset(first.folder, runs.query(f"not ({gone})"), first.note)) == ""
+
 
 class TestCurves:
     def test_a_panel_per_task_and_the_papers_best_setting_of_each_objective(self, tmp_path: Path) -> None:
@@ -253,11 +259,7 @@ def test_the_readmes_words_on_table_1_are_of_the_committed_runs() -> None:
     assert f"The other ten are {above.min():.2f} to {above.max():.2f} above the paper's" in words
     assert f"this code {rows.loc['unconstrained', 'ours']:.2f}. " in words
     assert f"Clip 0.2 scores {rows.loc['clip_0.2', 'ours']:.2f}, in the paper 0.82" in words
-    zero, one = found.references or ({}, {})
-    heights = {
-        variant: [(found.areas[variant][task] - zero[task]) / (one[task] - zero[task]) for task in found.environments]
-        for variant in found.complete
-    }
+    heights = {variant: list(tasks.values()) for variant, tasks in found.heights.items()}
 
     def beyond_luck(clip: str) -> set[str]:
         others = [variant for variant in found.complete if variant != clip]
