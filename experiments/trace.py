@@ -156,8 +156,8 @@ class Listener:
         self.steps.append((seen, actions, rewards, np.stack([terminated, truncated], axis=-1)))
         return answer
 
-    def unseen(self, row: int) -> bytes:
-        return self.backend.unseen(row)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
 
     def take(self, runs: int) -> list[np.ndarray]:
         """Observations (T, R, N, D), actions (T, R, N, A) or (T, R, N), rewards (T, R, N), ends (T, R, N, 2) since the
@@ -171,6 +171,8 @@ class Listener:
 def outcome(pack: Pack, iteration: Iteration, row: int) -> dict[str, str]:
     """An iteration's episodes and metrics exactly, and all that the run remembers after it: numbers or digests."""
     state = pack.state_dict(row)
+    for each in state["environments"]:  # proofs of what is traced by itself: rewards, ends
+        del each["earlier_actions"], each["handed_out_sha256"]
     episodes = iteration.episodes[row]
     return {
         "episode_ends": " ".join(str(episode.env_step) for episode in episodes),

@@ -26,6 +26,8 @@ class Ale:
     plain reset (5 ms) leaves in some games' memory what was played before, in Ice Hockey and Time Pilot at once, in
     Seaquest and others after whole games, so that the next game would hang on all before it."""
 
+    remembers = False
+
     def __init__(self, env: Env, seeds: Sequence[int]):
         import ale_py
         from ale_py.registration import rom_id_to_name
@@ -82,4 +84,7 @@ class Ale:
         return observations[ids], rewards[ids].astype(np.float64), over[ids], truncated[ids]
 
     def unseen(self, row: int) -> bytes:
+        return b""
+
+    def generators(self, row: int) -> bytes:
         return b""

@@ -31,6 +31,12 @@ class Spaces:
             return cls(observation.shape, int(action.n), True, np.zeros(1), np.zeros(1))
         if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1:
             raise UserError(f"{env_id}: actions are {action}; only Discrete and vectors of numbers are supported")
+        if action.dtype.kind != "f":
+            raise UserError(
+                f"{env_id}: actions are no real numbers, {action}; only Discrete and vectors of real ones are supported"
+            )
+        if 0 in (*observation.shape, *action.shape):
+            raise UserError(f"{env_id}: observations {observation} or actions {action} hold no number at all")
         low, high = action.low.astype(np.float64), action.high.astype(np.float64)
         return cls(observation.shape, action.shape[0], False, low, high)
 

@@ -1,5 +1,6 @@
 """The two backends are the same tasks, replay is exact, and collection holds only real transitions."""
 
+import errno
 import warnings
 
 import gymnasium
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppo.config import Env, Profile, RunConfig, UserError
-from ppo.environments import Environments
+import ppo.environments
+from ppo.config import Algo, Env, Profile, RunConfig, UserError
+from ppo.environments import Environments, TaskError
 from ppo.pack import Pack
 from ppo.rollout import Episode, collect
 
@@ -232,7 +234,48 @@ class Noisy(Counter):
         return super().step(action)
 
 
-OURS = {"TestCounter-v0": Counter, "TestWobbly-v0": Wobbly, "TestNoisy-v0": Noisy}
+class Lifelong(Counter):
+    """Rewards by how many steps it ever took, as a bonus that decays."""
+
+    taken = 0
+
+    def step(self, action):
+        self.taken += 1
+        observation, _, *rest = super().step(action)
+        return observation, float(self.taken), *rest
+
+
+class OwnDice(Counter):
+    """Draws from a generator that no seed reaches, and shows it in no observation or reward."""
+
+    def __init__(self):
+        self.dice = np.random.default_rng(0)
+
+    def step(self, action):
+        self.dice.random()
+        return super().step(action)
+
+
+class Fitful(Counter):
+    """Shows in its rewards what it draws from a generator that cannot be found."""
+
+    def __init__(self):
+        self.dice = [np.random.default_rng(0)]
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward + self.dice[0].random(), *rest
+
+
+OURS = {
+    "TestCounter-v0": Counter,
+    "TestWobbly-v0": Wobbly,
+    "TestNoisy-v0": Noisy,
+    "TestLifelong-v0": Lifelong,
+    "TestOwnDice-v0": OwnDice,
+    "TestFitful-v0": Fitful,
+    "TestScaled-v0": lambda: gymnasium.wrappers.NormalizeReward(Counter()),
+}
 
 
 @pytest.fixture
@@ -254,6 +297,143 @@ def test_an_environment_that_draws_randomness_in_step_is_refused_by_name(registe
     advance(original, np.random.default_rng(0), steps)
     with pytest.raises(UserError, match=rf"{name} does not replay.*randomness in step"):
         Environments(Env(name), "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
+
+
+@pytest.mark.parametrize("steps", [8, 10, 13])
+@pytest.mark.parametrize("name", ["TestScaled-v0", "TestLifelong-v0", "TestOwnDice-v0", "TestFitful-v0"])
+def test_what_an_environment_remembers_of_earlier_episodes_is_refused_by_name(registered, name: str, steps: int):
+    """Observations and the seeded generator are as before; 8 and 13 steps are right after a reset."""
+    original = Environments(Env(name), "gymnasium", [3])
+    original.reset()
+    advance(original, np.random.default_rng(0), steps)
+    state = original.state_dict(0)
+    with pytest.raises(UserError, match=rf"{name} does not replay.*rewards or its generators.*earlier episodes"):
+        Environments(Env(name), "gymnasium", [3]).load_state_dicts([state])
+    older = {key: state[key] for key in ("resets", "actions", "observation_sha256")}  # of code without the proof
+    Environments(Env(name), "gymnasium", [3]).load_state_dicts([older])
+
+
+@pytest.mark.parametrize("steps", [4, 8, 10, 13])
+def test_states_of_older_code_replay_as_ever_and_the_next_ones_are_whole(registered, steps: int) -> None:
+    seeds = [3, 2]
+    original = Environments(Env("TestCounter-v0"), "gymnasium", seeds)
+    original.reset()
+    rng = np.random.default_rng(0)
+    advance(original, rng, steps)
+    states = [original.state_dict(row) for row in range(2)]
+    for kept in (states, [{name: s[name] for name in ("resets", "actions", "observation_sha256")} for s in states]):
+        rebuilt = Environments(Env("TestCounter-v0"), "gymnasium", seeds)
+        rebuilt.load_state_dicts(kept)
+        again = Environments(Env("TestCounter-v0"), "gymnasium", seeds)
+        again.load_state_dicts([rebuilt.state_dict(row) for row in range(2)])
+        for ours, theirs in zip(advance(again, np.random.default_rng(2), 9),
+                                advance(rebuilt, np.random.default_rng(2), 9), strict=True):  # fmt: skip
+            np.testing.assert_array_equal(ours, theirs)
+
+
+class Strict(gymnasium.Env):
+    """Takes what its space contains, as many do, and remembers the types."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} {action.dtype} is not in {self.action_space}"
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.Box(np.array([-1, 0.1]), np.array([0.1, 1]), dtype=np.float32),
+        gymnasium.spaces.Box(-0.1, 0.1, (2,), np.float64),
+        gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
+        gymnasium.spaces.Discrete(3),
+    ],
+)
+@pytest.mark.parametrize("objective", ["clip", "random"])
+def test_actions_arrive_as_the_action_space_has_them(space: gymnasium.Space, objective: str) -> None:
+    if objective == "random" and isinstance(space, gymnasium.spaces.Box) and not space.is_bounded():
+        pytest.skip("no bounds, no uniform actions")
+    gymnasium.register("TestStrict-v0", type("OfSpace", (Strict,), {"action_space": space}), max_episode_steps=9)
+    try:
+        algo = Algo("random") if objective == "random" else Algo("clip", epsilon=0.2)
+        profile = Profile(horizon=64, minibatch_size=64, observation_filter="none", clip_actions=True)
+        run = RunConfig(algo, profile, Env("TestStrict-v0"), "gymnasium", env_steps=64)
+        pack = Pack([run])
+        pack.start()
+        assert collect(pack).rewards.sum() == 64
+    finally:
+        del gymnasium.registry["TestStrict-v0"]
+
+
+def test_gymnasiums_own_tasks_get_float64_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their costs of control are computed in what they get; EnvPool's in float64."""
+    environments = Environments(Env("Reacher-v4"), "gymnasium", [0])
+    environments.reset()
+    arrived = []
+    task = environments.backend.envs[0].unwrapped
+
+    def step(_: object, action: np.ndarray) -> tuple:
+        arrived.append(action.dtype)
+        return np.zeros(11), 0.0, False, False, {}
+
+    monkeypatch.setattr(type(task), "step", step)
+    environments.step(np.zeros((1, 2)))
+    assert arrived == [np.float64]
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"step": lambda self, action: 1 / 0}, r"ZeroDivisionError: division by zero \(.*test_environments\.py, line"),
+        ({"step": lambda self, action: (np.zeros(2), 1.0, False, {})}, "not enough values to unpack"),
+        ({"step": lambda self, action: (np.zeros(3), 1.0, False, False, {})}, r"shape \(3,\), its space says \(2,\)"),
+        ({"step": lambda self, action: (np.zeros(2), [1.0, 2.0], False, False, {})}, "ValueError"),
+        ({"reset": lambda self, **_: (np.zeros(1), {})}, r"shape \(1,\), its space says \(2,\)"),
+        ({"reset": lambda self, **_: np.zeros(2)}, "AttributeError|ValueError|shape"),
+    ],
+)
+def test_a_task_that_fails_is_named_with_its_row(broken: dict, words: str) -> None:
+    def make(number: list[int] = []):  # noqa: B006
+        number.append(0)
+        return type("Broken", (Counter,), broken if len(number) == 2 else {})()
+
+    gymnasium.register("TestBroken-v0", make, disable_env_checker=True, order_enforce=False)
+    try:
+        with warnings.catch_warnings(), pytest.raises(TaskError, match=rf"TestBroken-v0 failed: .*{words}") as failed:
+            warnings.simplefilter("ignore")
+            environments = Environments(Env("TestBroken-v0"), "gymnasium", [0, 1])
+            environments.reset()
+            environments.step(np.array([0, 0]))
+        assert failed.value.row == 1
+    finally:
+        del gymnasium.registry["TestBroken-v0"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ImportError("envpool.so: failed to map segment from shared object"), "too little memory"),
+        (ImportError("libx.so: cannot allocate memory in static TLS block"), "too little memory"),
+        (MemoryError(), "MemoryError; too little memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "too few files"),
+        (ImportError("libx.so: undefined symbol: y"), "undefined symbol: y; install it again"),
+    ],
+)
+def test_why_a_backend_cannot_be_loaded_is_said(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setitem(ppo.environments.BACKENDS, "envpool", broken)
+    with pytest.raises(UserError, match=rf"backend=envpool is there but cannot be loaded: .*{words}"):
+        Environments(Env("Hopper-v4"), "envpool", [0])
+    monkeypatch.setitem(ppo.environments.BACKENDS, "envpool", lambda *_: __import__("no_such_backend"))
+    with pytest.raises(UserError, match="backend=envpool: No module named 'no_such_backend'; install it"):
+        Environments(Env("Hopper-v4"), "envpool", [0])
 
 
 @pytest.mark.parametrize("actors", [1, 3])
@@ -307,6 +487,8 @@ def test_a_task_that_is_not_named_in_full_is_refused_with_its_full_id() -> None:
     [
         ({"action_space": gymnasium.spaces.Discrete(2, start=1)}, "start at 1"),
         ({"action_space": gymnasium.spaces.MultiDiscrete([2, 2])}, "only Discrete and vectors"),
+        ({"action_space": gymnasium.spaces.Box(0, 3, (1,), np.int64)}, "actions are no real numbers"),
+        ({"action_space": gymnasium.spaces.Box(0, 1, (0,), np.float32)}, "hold no number at all"),
         ({"observation_space": gymnasium.spaces.Discrete(4)}, "only vectors of numbers"),
     ],
 )
