@@ -12,10 +12,10 @@ from pathlib import Path
 from experiments.cluster.progress import Progress
 from experiments.compose import NamedRun
 from experiments.files import read_json
-from experiments.identity import code_id
+from experiments.identity import code_id, run_id
 from experiments.manifest import config_from
 from experiments.records.find import find_run
-from experiments.records.record import PROMISED, Record
+from experiments.records.record import PROMISED, Record, read_done
 from experiments.runner import Interrupted, train_runs
 from ppo.config import UserError
 
@@ -43,7 +43,7 @@ def lines_of(path: Path) -> list[str]:
 def rerun(folder: Path) -> list[str]:
     """Train the run of this record again, alone; returns how it differs, nothing if it does not."""
     head = read_json(folder / "config.json")
-    if not (folder / "done.json").exists():
+    if (done := read_done(folder)) is None:
         raise UserError(f"{folder} is not finished; there is nothing to compare with yet")
     if head["code_id"] != code_id():
         raise UserError(
@@ -51,10 +51,12 @@ def rerun(folder: Path) -> list[str]:
             "provenance.json, with its versions, and run this there"
         )
     run = NamedRun(config_from(head["config"]), head["names"])
+    if run_id(run.config) != head["run_id"]:
+        raise UserError(f"{folder / 'config.json'} was altered: its settings are not those of run {head['run_id']}")
     with tempfile.TemporaryDirectory() as scratch, Progress() as progress:
         train_runs([run], Path(scratch), 1e9, progress)
         record = Record(Path(scratch), run)
-        attempt = folder / f"attempt-{read_json(folder / 'done.json')['attempt']}"
+        attempt = folder / f"attempt-{done['attempt']}"
         return differences(attempt, record.attempt_folder(1))
 
 

@@ -19,12 +19,17 @@ import torch
 from experiments.compose import NamedRun
 from experiments.files import FULL
 from experiments.identity import run_id
+from experiments.records import checkpoint
 from experiments.records.checkpoint import Refused
 from experiments.records.claims import Heartbeat, live_owners
 from experiments.records.record import Attempt, Fenced, Record, Start
 from ppo.config import UserError
-from ppo.pack import Pack
+from ppo.environments import TaskError
+from ppo.pack import NotFinite, Pack
 from ppo.train import Iteration, train
+
+NOT_FINITE = {"not_finite": NotFinite("", 0)._asdict()}
+"""Where a state has this part, it is laid out so."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -96,7 +101,7 @@ def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: floa
     """
     tune_allocator()
     torch.set_num_threads(1)  # packs run side by side, one core each
-    Pack([runs[0].config])  # what cannot run here is refused before anything is written
+    pattern = Pack([runs[0].config]).state_dict(0)  # what cannot run here is refused before anything is written
     outcome = Outcome()
     todo: list[Record] = []
     with explained(records):
@@ -116,17 +121,19 @@ def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: floa
                 outcome.elsewhere.append(who)
                 watcher.say(f"{record.folder.name} is being trained by {who}; left alone")
                 todo.remove(record)
-        for group in groups(todo, watcher.say):
+        for group in groups(todo, pattern, watcher.say):
             train_group(group, seen, checkpoint_seconds, watcher, outcome)
     return outcome
 
 
-def groups(records: Sequence[Record], say: Say) -> list[list[tuple[Record, Start, dict[str, Any] | None]]]:
+def groups(
+    records: Sequence[Record], pattern: Mapping[str, Any], say: Say
+) -> list[list[tuple[Record, Start, dict[str, Any] | None]]]:
     """Records with their starts, split where they do not stand at one iteration.
 
     A kill between two members' checkpoints leaves them one generation apart; the older one is there for both.
     """
-    usable = {record.id: usable_starts(record, say) for record in records}
+    usable = {record.id: usable_starts(record, pattern, say) for record in records}
     begun = [record for record in records if len(usable[record.id]) > 1]
     standing = [{start.iteration for start, _ in usable[record.id]} for record in begun]
     common = set.intersection(*standing) - {0} if begun else set()
@@ -139,15 +146,21 @@ def groups(records: Sequence[Record], say: Say) -> list[list[tuple[Record, Start
     return list(chosen.values())
 
 
-def usable_starts(record: Record, say: Say) -> list[tuple[Start, dict[str, Any] | None]]:
-    """The two best checkpoints that are whole and ours, then the beginning; what is refused is said."""
+def usable_starts(record: Record, pattern: Mapping[str, Any], say: Say) -> list[tuple[Start, dict[str, Any] | None]]:
+    """The two best checkpoints that are whole and ours, then the beginning; what is refused is said. `pattern` is a
+    state as it should be laid out."""
     found: list[tuple[Start, dict[str, Any] | None]] = []
     for start in record.starts():
         if start.folder is None:
             found.append((start, None))
         elif len(found) < 2 and start.iteration not in {s.iteration for s, _ in found}:
             try:
-                found.append((start, record.load(start)))
+                content = record.load(start)
+                if reason := checkpoint.misfit(content["state"], {**pattern, **NOT_FINITE}):
+                    raise Refused(f"{checkpoint.path_of(start.folder, start.iteration)} does not fit its run: {reason}")
+                if content["state"]["iteration"] != start.iteration:
+                    raise Refused(f"{start.folder} holds another iteration's checkpoint as number {start.iteration}")
+                found.append((start, content))
             except Refused as refused:
                 say(f"{refused}; an older one is used, or the beginning")
     return found
@@ -196,6 +209,10 @@ def train_group(
                 watcher.moved(pack, iteration)
                 if not attempts:
                     break
+        except TaskError:
+            with interrupts.held():
+                checkpoint_all(attempts, watcher, outcome)
+            raise
         except Interrupted:
             for signum in SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)  # the checkpoint below is short; a second Ctrl-C must not tear it
@@ -209,11 +226,11 @@ def hold(pack: Pack, attempts: dict[int, Attempt]) -> None:
 
 
 def settle(pack: Pack, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> None:
-    """Finish the members that reached their budget or diverged; the others go on."""
+    """Finish the members that reached their budget or ended before it; the others go on."""
     for row, attempt in list(attempts.items()):
         if pack.iteration == pack.iterations or not pack.alive[row]:
             with fenced_off(row, attempts, watcher, outcome):
-                done = attempt.finish("complete" if pack.alive[row] else "diverged", pack.env_steps)
+                done = attempt.finish(bool(pack.alive[row]), pack.env_steps, pack.not_finite[row])
                 del attempts[row]
                 outcome.done.append(done)
                 watcher.finished(attempt.record, done)

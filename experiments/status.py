@@ -22,7 +22,7 @@ from experiments.files import read_json
 from experiments.manifest import Entry, read_manifest
 from ppo.config import UserError, near_matches
 
-STATES = ("done", "diverged", "running", "queued", "stopped", "failed", "missing")
+STATES = ("done", "diverged", "faulty", "running", "queued", "stopped", "failed", "missing")
 WATCH_SECONDS = 5.0
 SHOWN = 20  # of the runs that want a person's eye
 PIPED_WIDTH = 200  # columns

@@ -22,6 +22,7 @@ from experiments.film import Film, check_ending, drawing, follow, has_display
 from experiments.identity import code_id
 from experiments.records import checkpoint
 from experiments.records.find import find_run
+from experiments.records.record import read_done, why
 from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, UserError, names_draws, near_matches, positive
 from ppo.networks import Network
@@ -44,7 +45,7 @@ class Agent:
             self.env: Env = build(Env, head["config"]["env"], "env.")
         except (KeyError, TypeError, UserError) as error:
             raise UserError(f"{folder / 'config.json'} is no run of this code: {error}") from error
-        self.done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
+        self.done = read_done(folder)
         self.state = self._newest()
         self.env_steps = self.state["iteration"] * self.profile.steps
 
@@ -65,7 +66,7 @@ class Agent:
         if self.done is None:
             return f"the run is still in training, env step {self.env_steps:,}"
         score = "none" if self.done["score"] is None else f"{self.done['score']:.1f}"
-        return f"the run's own score: {score} ({self.done['status']}; its last 100 training episodes)"
+        return f"the run's own score: {score} ({self.done['status']}{why(self.done)}; its last 100 training episodes)"
 
     def enter(self, env: gymnasium.Env[Any, Any]) -> None:
         """Fit the networks to an environment's spaces."""

@@ -1,24 +1,39 @@
 """A pack: runs of one environment that train together, and everything they must remember.
 
 The members differ only in seed and in settings that are numbers (`config.PER_RUN`). Row r of every tensor belongs to
-run r and to nobody else; a member that diverges is masked and disturbs none of its mates.
+run r and to nobody else; a member that diverges or whose environment is faulty is masked and disturbs no mate.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ppo.cem import CrossEntropyMethod
 from ppo.config import OBJECTIVES, RunConfig, UserError, pack_key
-from ppo.environments import Environments
+from ppo.environments import Environments, TaskError
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter, RewardScale
 from ppo.numerics import precision, prepare
 from ppo.optimisers import optimiser
 from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
 from ppo.randomness import MAX_SEED, generator
+
+QUANTITIES = ("actions", "rewards", "observations", "parameters")
+"""What can stop being finite, causes before effects within one env step."""
+
+
+class NotFinite(NamedTuple):
+    """What ended a run before its budget: the first quantity of it that was NaN or infinite."""
+
+    quantity: str  # one of QUANTITIES
+    env_step: int  # of the run: the step the actions were meant for, or that handed out the rest
+
+    @property
+    def status(self) -> str:
+        """`faulty` if the environment handed it out, or else `diverged`."""
+        return "faulty" if self.quantity in ("rewards", "observations") else "diverged"
 
 
 class Pack:
@@ -32,6 +47,7 @@ class Pack:
         self.iterations = self.runs[0].iterations
         self.rollout = 0  # how many were collected and learnt from
         self.alive = np.ones(len(self.runs), dtype=bool)
+        self.not_finite: list[NotFinite | None] = [None] * len(self.runs)  # why a run is not alive
 
         if self.runs[0].device == "cuda" and not torch.cuda.is_available():
             raise UserError("device=cuda, but torch sees no GPU here; use device=cpu or a machine with one")
@@ -88,6 +104,17 @@ class Pack:
         """Env steps each member has taken and learnt from."""
         return self.rollout * self.profile.batch
 
+    def env_step_of(self, t: int, actor: int) -> int:
+        """A run's env step number, from 1, of an actor's step t of the present rollout; 0 before the first."""
+        return max(self.env_steps + t * self.profile.actors + actor + 1, 0)
+
+    def place(self, error: TaskError, t: int) -> None:
+        """Let an error say of which run and at which env step."""
+        run, actor = divmod(error.row, self.profile.actors)
+        seed, objective = self.runs[run].seed, self.runs[run].algo.objective
+        beside = f" (of {len(self)} that train together)" if len(self) > 1 else ""
+        error.place = f" at env step {self.env_step_of(t, actor)} of the run {objective}, seed {seed}{beside}"
+
     @property
     def observations(self) -> np.ndarray:
         """What each run's actors see now, raw: (R, N, D) float64 or (R, N, C, H, W) uint8."""
@@ -100,8 +127,18 @@ class Pack:
 
     def start(self) -> None:
         """The first reset of every environment. A resumed pack replays instead."""
-        self.environments.reset()
+        try:
+            self.environments.reset()
+        except TaskError as error:
+            self.place(error, -1)
+            raise
         self.filter.see(self.observations)
+
+    def end(self, run: int, quantity: str, env_step: int) -> None:
+        """A run's quantity is not finite: it is alive no more. Its first one is remembered."""
+        self.alive[run] = False
+        found, known = NotFinite(quantity, int(env_step)), self.not_finite[run]
+        self.not_finite[run] = min(found, known or found, key=lambda each: (each[1], QUANTITIES.index(each[0])))
 
     def column(self, name: str) -> np.ndarray:
         """A per-run setting as (R, 1) float64; NaN where a run has none."""
@@ -134,6 +171,7 @@ class Pack:
         return {
             "iteration": self.iteration,
             "alive": bool(self.alive[run]),
+            **({} if (ended := self.not_finite[run]) is None else {"not_finite": ended._asdict()}),
             "parameters": self.flat[run].cpu().clone(),
             "optimisers": [each.state_dict(run) for each in self.optimisers],
             "beta": float(self.beta[run, 0]),
@@ -153,6 +191,7 @@ class Pack:
         self.rollout = iteration * self.profile.rollouts
         for run, state in enumerate(states):
             self.alive[run] = state["alive"]
+            self.not_finite[run] = NotFinite(**state["not_finite"]) if "not_finite" in state else None
             self.flat[run] = torch.as_tensor(state["parameters"], device=self.device)
             for each, remembered in zip(self.optimisers, state["optimisers"], strict=True):
                 each.load_state_dict(run, remembered)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ppo.environments import TaskError
 from ppo.pack import Pack
 from ppo.randomness import generator
 
@@ -72,8 +73,16 @@ def policy_of(pack: Pack, parameters: Mapping[str, Any], x: np.ndarray) -> np.nd
         return pack.network.policy(parameters, pack.tensor(x)).cpu().numpy()
 
 
+def not_finite(observations: np.ndarray) -> np.ndarray:
+    """Which of them, (…, D), hold a number that is not finite; frames, uint8, never do."""
+    if observations.dtype == np.uint8:
+        return np.zeros(observations.shape[:-3], dtype=bool)
+    found: np.ndarray = ~np.isfinite(observations).all(axis=-1)
+    return found
+
+
 def collect(pack: Pack) -> Rollout:
-    """One rollout; also marks members whose actions or rewards are no longer finite as not alive. What these play on
+    """One rollout; also ends members whose actions, rewards or observations are no longer finite. What these play on
     with is no policy's doing: their episodes end unrecorded."""
     spaces, environments = pack.spaces, pack.environments
     runs, actors, horizon = len(pack), pack.profile.actors, pack.profile.horizon
@@ -110,14 +119,19 @@ def collect(pack: Pack) -> Rollout:
         rollout.actions[:, :, t] = actions
         if not spaces.discrete:
             actions = actions.astype(np.float64)
-            if not np.isfinite(actions).all():
-                pack.alive &= np.isfinite(actions).all(axis=(1, 2))
+            if not (finite := np.isfinite(actions)).all():
+                for run, actor in np.argwhere(~finite.all(axis=2)):
+                    pack.end(run, "actions", pack.env_step_of(t, actor))
                 actions[~pack.alive] = 0.0
             if clip:
                 actions = np.clip(actions, spaces.low, spaces.high)
 
         before = perf_counter()
-        seen = environments.step(actions.reshape(runs * actors, *actions.shape[2:]))
+        try:
+            seen = environments.step(actions.reshape(runs * actors, *actions.shape[2:]))
+        except TaskError as error:
+            pack.place(error, t)
+            raise
         in_environment += perf_counter() - before
         rewards, terminated, truncated = (values.reshape(runs, actors) for values in seen)
         rollout.rewards[..., t], rollout.terminated[..., t], rollout.truncated[..., t] = rewards, terminated, truncated
@@ -127,9 +141,11 @@ def collect(pack: Pack) -> Rollout:
         pack.episode_length += 1
         over[..., t] = ended = terminated | truncated
         if ended.any():
+            for run, actor in np.argwhere(ended & not_finite(pack.observations)):
+                pack.end(run, "observations", pack.env_step_of(t, actor))
             rollout.next_x[ended, t] = pack.filter.normalise(pack.observations)[ended]
             for run, actor in np.argwhere(ended & pack.alive[:, None]):
-                step = pack.env_steps + t * actors + int(actor) + 1
+                step = pack.env_step_of(t, int(actor))
                 total, length = pack.episode_return[run, actor], pack.episode_length[run, actor]
                 rollout.episodes[run].append(Episode(step, float(total), int(length)))
                 if pack.search is not None:
@@ -138,7 +154,11 @@ def collect(pack: Pack) -> Rollout:
                     parameters = acting(pack)
             pack.episode_return[ended], pack.episode_length[ended] = 0.0, 0
             before = perf_counter()
-            environments.reset(np.flatnonzero(ended))
+            try:
+                environments.reset(np.flatnonzero(ended))
+            except TaskError as error:
+                pack.place(error, t)
+                raise
             in_environment += perf_counter() - before
         pack.filter.see(pack.observations)
         x = pack.filter.normalise(pack.observations)
@@ -146,6 +166,14 @@ def collect(pack: Pack) -> Rollout:
     np.copyto(rollout.next_x[:, :, :-1], rollout.x[:, :, 1:], where=followed[:, :, :-1])
     np.copyto(rollout.next_x[:, :, -1], x, where=followed[:, :, -1])
     environments.forget()
-    pack.alive &= np.isfinite(rollout.rewards).all(axis=(1, 2))
+    for run, actor, t in np.argwhere(~np.isfinite(rollout.rewards)):
+        pack.end(run, "rewards", pack.env_step_of(t, actor))
+    for run, actor, t in np.argwhere(not_finite(rollout.observations)):
+        pack.end(run, "observations", pack.env_step_of(t - 1, actor))
+    for run, actor in np.argwhere(not_finite(pack.observations)):
+        pack.end(run, "observations", pack.env_step_of(horizon - 1, actor))
+    for run, found in enumerate(pack.not_finite):
+        if found is not None and found.status == "faulty":
+            rollout.episodes[run] = [each for each in rollout.episodes[run] if each.env_step < found.env_step]
     rollout.seconds = {"environment": in_environment, "inference": perf_counter() - began - in_environment}
     return rollout

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ppo.pack import Pack
+from ppo.pack import NotFinite, Pack
 from ppo.rollout import Episode, collect
 from ppo.update import update
 
@@ -20,7 +20,8 @@ class Iteration:
     env_steps: int  # of each run, at the iteration's end
     episodes: list[list[Episode]]  # finished in this iteration, per run, while it was alive
     metrics: dict[str, np.ndarray]  # diagnostics of the updates, (R,) each; empty for a policy that does not learn
-    alive: np.ndarray  # (R,) bool: False once a run's parameters, actions or rewards are NaN or infinite
+    alive: np.ndarray  # (R,) bool: False once one of a run's QUANTITIES is NaN or infinite
+    not_finite: list[NotFinite | None]  # which one and when, per run
     seconds: dict[str, float]  # environment, inference, update: of the whole pack
 
 
@@ -46,8 +47,12 @@ def train(pack: Pack) -> Iterator[Iteration]:
             began = perf_counter()
             updates.append(update(pack, rollout))
             pack.rollout += 1
+            for run in map(int, np.flatnonzero(~pack.alive)):
+                if pack.not_finite[run] is None:
+                    pack.end(run, "parameters", pack.env_steps)
             seconds.update(rollout.seconds | {"update": perf_counter() - began})
             for known, new in zip(episodes, rollout.episodes, strict=True):
                 known += new
         metrics = {name: np.mean([each[name] for each in updates], axis=0) for name in updates[0]}
-        yield Iteration(pack.iteration, pack.env_steps, episodes, metrics, pack.alive.copy(), dict(seconds))
+        ended = pack.alive.copy(), list(pack.not_finite)
+        yield Iteration(pack.iteration, pack.env_steps, episodes, metrics, *ended, dict(seconds))

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from experiments.records.record import SCORE_EPISODES, Record
+from experiments.records.record import SCORE_EPISODES, Record, why
 from experiments.runner import Watcher
 from ppo.pack import Pack
 from ppo.train import Iteration
@@ -73,16 +73,17 @@ class Progress(Watcher):
             table.add_column(heading, justify="left" if heading == "objective" else "right")
         for row, run in enumerate(pack.runs):
             mean = f"{np.mean(self.recent[row]):.1f}" if self.recent[row] else "–"
-            if not iteration.alive[row]:
-                mean = "diverged"
+            if (ended := iteration.not_finite[row]) is not None:
+                mean = ended.status
             seen = iteration.metrics
             diagnostics = [f"{seen[name][row]:.4f}" if name in seen else "–" for name in ("kl", "entropy")]
             table.add_row(str(run.seed), run.algo.objective, mean, *diagnostics)
         return Group(title, table)
 
     def _finished(self, record: Record, done: dict[str, Any]) -> None:
-        score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
-        self._say(f"{done['status']}: {record.folder.name}  {score}")
+        none = "no score" if done["status"] == "faulty" else "no episode finished"
+        score = none if done["score"] is None else f"score {done['score']:.1f}"
+        self._say(f"{done['status']}: {record.folder.name}  {score}{why(done)}")
 
 
 def clock(seconds: float) -> str:

@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 
 from experiments.files import numbered_in, read_json
 from experiments.manifest import Entry
-from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start
+from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start, read_owner
 from ppo.config import RunConfig, UserError
 
-COMPLETE = ("done", "diverged")
+COMPLETE = ("done", "diverged", "faulty")
 
 
 @dataclass(frozen=True)
 class Standing:
     """One run: its state, how far it is, and what a person wants to know about it."""
 
-    state: str  # done | diverged | failed | running | stopped (begun, nobody at work) | missing
+    state: str  # done | diverged | faulty | failed | running | stopped (begun, nobody at work) | missing
     iteration: int = 0
     note: str = ""  # running: who and where; failed: the line of its error; missing, stopped: why; done: its score
     steps_per_second: float = 0.0  # of the run's whole pack, while it runs
@@ -65,7 +65,7 @@ def standing(folder: Path, config: RunConfig, now: float) -> Standing:
     if "done.json" in names:
         done = read_json(folder / "done.json")
         score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
-        state = "diverged" if done["status"] == "diverged" else "done"
+        state = "done" if done["status"] == "complete" else done["status"]
         return Standing(state, done["env_steps"] // config.profile.steps, score)
     numbers = numbered_in(folder, "attempt-")
     attempt = folder / f"attempt-{max(numbers, default=0)}"
@@ -80,7 +80,7 @@ def standing(folder: Path, config: RunConfig, now: float) -> Standing:
 def at_work(attempt: Path, now: float) -> str | None:
     """Who is at work in an attempt's folder, without waiting: for showing, never for deciding who may write."""
     try:
-        owner = read_json(attempt / "owner.json")
+        owner = read_owner(attempt / "owner.json")
         beat = (attempt / "heartbeat").stat().st_mtime
     except (OSError, UserError):
         return None

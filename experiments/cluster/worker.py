@@ -14,10 +14,11 @@ from typing import Any
 from experiments.cluster.launch import Launch, check_code
 from experiments.cluster.lifeline import follow_parent
 from experiments.cluster.task import ELSEWHERE, MISTAKE
-from experiments.records.record import Record
+from experiments.records.record import Record, why
 from experiments.runner import DiskError, Interrupted, Watcher, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.config import UserError
+from ppo.environments import TaskError
 from ppo.pack import Pack
 from ppo.train import Iteration
 
@@ -43,7 +44,7 @@ class Lines(Watcher):
             say(f"iteration {iteration.number} of {pack.iterations}, {rate:,.0f} env steps/s")
 
     def _finished(self, record: Record, done: dict[str, Any]) -> None:
-        say(f"{done['status']}: {record.folder.name}, score {done['score']}")
+        say(f"{done['status']}: {record.folder.name}, score {done['score']}{why(done)}")
 
 
 def say(line: str) -> None:
@@ -71,7 +72,7 @@ def main() -> None:
         code = work(Launch(Path(sys.argv[1])), sys.argv[2:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 1 if isinstance(error, DiskError) else MISTAKE  # 1: a crash, which is tried again
+        code = 1 if isinstance(error, DiskError | TaskError) else MISTAKE  # 1: a crash, which is tried again
     except Interrupted as interrupted:
         say(f"interrupted by {signal.Signals(interrupted.signum).name}, checkpoint written")
         code = 128 + interrupted.signum

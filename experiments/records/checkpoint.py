@@ -17,6 +17,8 @@ import torch
 from experiments.files import numbered_in, sync_folder
 
 KEPT = 2
+ADDED = ("earlier_actions", "handed_out_sha256", "not_finite")
+"""Parts of a state that checkpoints of older code, or of runs in good health, do not have."""
 
 
 class Refused(Exception):
@@ -59,11 +61,46 @@ def load(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
     digest, payload = data[:32], data[32:]
     if hashlib.sha256(payload).digest() != digest:
         raise Refused(f"{path} is torn or altered: its digest does not fit its content")
-    content: dict[str, Any] = _arrays(torch.load(io.BytesIO(payload), weights_only=True))
+    try:
+        content: dict[str, Any] = _arrays(torch.load(io.BytesIO(payload), weights_only=True))
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise Refused(f"{path} has its digest but holds no checkpoint: {reason}") from error
+    if not isinstance(content, dict):
+        raise Refused(f"{path} has its digest but holds no checkpoint: it is no table of names and values")
     for name, wanted in identity.items():
         if content.get(name) != wanted:
             raise Refused(f"{path} belongs to another {name.replace('_', ' ')}: {content.get(name)}, not {wanted}")
+    state = content.get("state")
+    if not isinstance(state, dict) or type(state.get("iteration")) is not int:
+        raise Refused(f"{path} has its digest but holds no checkpoint: it has no state of a run at an iteration")
     return content
+
+
+def misfit(state: Any, pattern: Any, name: str = "its state") -> str:
+    """How a state is laid out otherwise than `pattern`, one that this code makes; empty if it is not.
+
+    An array that is empty in the pattern may have any length.
+    """
+    if isinstance(pattern, Mapping):
+        if not isinstance(state, Mapping):
+            return f"{name} is no table of names and values"
+        if missing := [key for key in pattern if key not in state and key not in ADDED]:
+            return f"{name} lacks {', '.join(missing)}"
+        pairs = [(state[key], value, f"{name}.{key}") for key, value in pattern.items() if key in state]
+    elif isinstance(pattern, list):
+        if not isinstance(state, list) or len(state) != len(pattern):
+            return f"{name} is no list of {len(pattern)}"
+        pairs = [(*pair, f"{name}.{number}") for number, pair in enumerate(zip(state, pattern, strict=True))]
+    elif isinstance(pattern, np.ndarray | torch.Tensor):
+        there, here = np.asarray(state), np.asarray(pattern)
+        free = here.shape[:1] == (0,) and there.ndim == here.ndim
+        if there.dtype.kind != here.dtype.kind or there.shape[free:] != here.shape[free:]:
+            return f"{name} has the shape {there.shape} of {there.dtype}, not {here.shape} of {here.dtype}"
+        return ""
+    else:
+        return "" if type(state) is type(pattern) else f"{name} is {state!r:.50}"
+    return next((found for pair in pairs if (found := misfit(*pair))), "")
 
 
 def _tensors(value: Any) -> Any:

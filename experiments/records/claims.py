@@ -135,6 +135,15 @@ def owner() -> dict[str, Any]:
     }
 
 
+def read_owner(path: Path) -> dict[str, Any]:
+    """Who claimed a folder; UserError where its file does not say."""
+    found = read_json(path)
+    kinds = {"host": str, "pid": int, "boot_id": str, "process_start": str | None}
+    if not isinstance(found, dict) or any(not isinstance(found.get(name, ...), kind) for name, kind in kinds.items()):
+        raise UserError(f"{path} names no owner")
+    return found
+
+
 def boot_id() -> str:
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else ""
@@ -157,7 +166,7 @@ def wait_for_owner(path: Path, seconds: float = 2.0) -> dict[str, Any] | None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return read_json(path)
+            return read_owner(path)
         except FileNotFoundError:
             if time.monotonic() > deadline or not path.parent.exists():
                 return None

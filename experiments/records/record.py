@@ -15,6 +15,7 @@ higher attempt than its own gives up: a node the scheduler gave up on may leave 
 import csv
 import hashlib
 import io
+import json
 import math
 import os
 import resource
@@ -22,7 +23,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from experiments.compose import NamedRun
 from experiments.files import as_json, create_once, numbered_in, read_json, write_durably
@@ -31,6 +32,7 @@ from experiments.records import checkpoint
 from experiments.records.claims import owner
 from experiments.records.provenance import provenance
 from ppo.config import UserError
+from ppo.pack import NotFinite
 from ppo.train import Iteration
 
 EPISODE_COLUMNS = ("env_step", "return", "length")
@@ -42,6 +44,7 @@ ITERATION_COLUMNS = ("iteration", "env_steps", *METRICS)
 TIMING_COLUMNS = ("iteration", "unix_time", "pack_size", "environment", "inference", "update")
 HEADERS = {"episodes.csv": EPISODE_COLUMNS, "iterations.csv": ITERATION_COLUMNS, "timing.csv": TIMING_COLUMNS}
 PROMISED = ("episodes.csv", "iterations.csv")
+NEEDED = ("status", "run_id", "code_id", "attempt", "env_steps", "score")  # in every done.json, of older code too
 
 SCORE_EPISODES = 100  # the score is the mean return of the last 100 episodes (section 6.1)
 
@@ -77,12 +80,15 @@ class Record:
         create_once(self.folder / "config.json", as_json(config))
         create_once(self.folder / "provenance.json", as_json(provenance(self.run.config.device)))
         found = read_json(self.folder / "config.json")
-        if found.get("run_id") != self.id or found.get("code_id") != code_id():
-            raise UserError(f"{self.folder} holds another run ({found.get('run_id')}); move it away")
+        if not isinstance(found, dict) or found.get("run_id") != self.id or found.get("code_id") != code_id():
+            raise UserError(f"{self.folder} holds another run; move it away")
+        if found.get("config") != json.loads(as_json(config["config"])):
+            raise UserError(
+                f"{self.folder / 'config.json'} was altered: its settings are not those of its run; remove it"
+            )
 
     def done(self) -> dict[str, Any] | None:
-        path = self.folder / "done.json"
-        return read_json(path) if path.exists() else None
+        return read_done(self.folder)
 
     def attempts(self) -> list[int]:
         """Numbers of the attempts, highest first."""
@@ -103,7 +109,11 @@ class Record:
     def load(self, start: Start) -> dict[str, Any]:
         """The checkpoint's content; `Refused` if it is not whole, not ours, or its rows are gone or altered."""
         assert start.folder is not None
-        content = checkpoint.load(checkpoint.path_of(start.folder, start.iteration), self.identity)
+        file = checkpoint.path_of(start.folder, start.iteration)
+        content = checkpoint.load(file, self.identity)
+        lengths = content.get("lengths")
+        if not isinstance(lengths, dict) or any(type(lengths.get(name)) is not int for name in HEADERS):
+            raise checkpoint.Refused(f"{file} is no checkpoint of a run: it does not say how long its rows are")
         digests = content.get("digests", {})  # checkpoints of older code have none
         for name, length in content["lengths"].items():
             path = start.folder / name
@@ -167,22 +177,26 @@ class Attempt:
         checkpoint.save(self.folder, *self.boundary)
         self.written = self.boundary[0]
 
-    def finish(self, status: str, env_steps: int) -> dict[str, Any]:
+    def finish(self, alive: bool, env_steps: int, not_finite: NotFinite | None = None) -> dict[str, Any]:
         """done.json, created exclusively and last."""
         self.checkpoint()
         self.close()
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         write_durably(self.folder / "resources.json", as_json({"peak_mb": peak}))
+        status = "complete" if alive else "diverged" if not_finite is None else not_finite.status
         done = {
             "status": status,
+            **({} if not_finite is None else {"not_finite": not_finite._asdict()}),
             **self.record.identity,
             "seed": self.record.run.config.seed,
             "attempt": self.number,
             "env_steps": env_steps,
-            "score": score(self.returns()),
+            "score": None if status == "faulty" else score(self.returns()),
             "episodes_sha256": self.digests["episodes.csv"].hexdigest(),  # of what was written, not of what is there
             "iterations_sha256": self.digests["iterations.csv"].hexdigest(),
+            "config_sha256": hashlib.sha256((self.record.folder / "config.json").read_bytes()).hexdigest(),
         }
+        done["sha256"] = seal(done)
         if not create_once(self.record.folder / "done.json", as_json(done)):
             raise Fenced(f"{self.record.folder}: someone else finished this run")
         return done
@@ -203,6 +217,66 @@ class Attempt:
         self.digests[name].update(data)
         while data:
             data = data[self.files[name].write(data) :]
+
+
+def why(done: Mapping[str, Any]) -> str:
+    """What ended a run before its budget, in words; nothing for a whole one."""
+    if (found := done.get("not_finite")) is None:
+        return ""
+    fault = "; an error of the environment, not of the policy" if done["status"] == "faulty" else ""
+    return f": its {found['quantity']} are not finite at env step {found['env_step']:,}{fault}"
+
+
+def seal(done: Mapping[str, Any]) -> str:
+    """The digest of a done.json, without its own."""
+    content = {name: value for name, value in done.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """A run's done.json, if it is finished; UserError unless it, config.json and the folder's name are of one run."""
+    path = folder / "done.json"
+    if not path.exists():
+        return None
+    done, config = read_json(path), folder / "config.json"
+    head = read_json(config) if config.exists() else None
+
+    def refuse(reason: str) -> NoReturn:
+        raise UserError(f"{path} is not as its run left it: {reason}; bring the file back, or train the run once more")
+
+    if not (isinstance(done, dict) and isinstance(head, dict)):
+        refuse("it or config.json is no table of names and values")
+    if "sha256" in done and done["sha256"] != seal(done):
+        refuse("its content does not fit its own digest")
+    if "config_sha256" in done and done["config_sha256"] != hashlib.sha256(config.read_bytes()).hexdigest():
+        refuse("config.json is not the one it was finished with")
+    if missing := [name for name in NEEDED if name not in done]:
+        refuse(f"{', '.join(missing)} is not in it")
+    for name in ("run_id", "code_id"):
+        if done[name] != head.get(name):
+            refuse(f"its {name} is {done[name]}, that of config.json {head.get(name)}")
+    if not folder.resolve().name.endswith(f"-{done['run_id']}"):
+        refuse(f"it is of run {done['run_id']}, and its folder is called {folder.resolve().name}")
+    settings = head.get("config")
+    if "seed" in done and isinstance(settings, dict) and done["seed"] != settings.get("seed"):
+        refuse(f"its seed is {done['seed']}, that of config.json {settings.get('seed')}")
+    if type(done["attempt"]) is not int or type(done["env_steps"]) is not int:
+        refuse(f"its attempt is {done['attempt']}, its env_steps {done['env_steps']}; both are whole numbers")
+    reached = last_env_steps(folder / f"attempt-{done['attempt']}" / "iterations.csv")
+    if reached not in (None, done["env_steps"]):
+        refuse(f"its env_steps are {done['env_steps']}, those of its last iteration {reached}")
+    return done
+
+
+def last_env_steps(iterations: Path) -> int | None:
+    """Of the last row; None where there is none."""
+    try:
+        with iterations.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1000))
+            _, env_steps, *_ = file.read().decode().splitlines()[-1].split(",")
+        return int(env_steps)
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def score(returns: Sequence[float]) -> float | None:
