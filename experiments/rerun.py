@@ -15,7 +15,8 @@ from experiments.files import read_json
 from experiments.identity import code_id, run_id
 from experiments.manifest import config_from
 from experiments.records.find import find_run
-from experiments.records.record import PROMISED, Record, read_done
+from experiments.records.provenance import task_code
+from experiments.records.record import PROMISED, Record, check_task, read_done
 from experiments.runner import Interrupted, train_runs
 from ppo.config import UserError
 
@@ -53,6 +54,7 @@ def rerun(folder: Path) -> list[str]:
     run = NamedRun(config_from(head["config"]), head["names"])
     if run_id(run.config) != head["run_id"]:
         raise UserError(f"{folder / 'config.json'} was altered: its settings are not those of run {head['run_id']}")
+    check_task(folder, task_code(run.config))
     with tempfile.TemporaryDirectory() as scratch, Progress() as progress:
         train_runs([run], Path(scratch), 1e9, progress)
         record = Record(Path(scratch), run)

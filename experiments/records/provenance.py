@@ -1,19 +1,23 @@
 """Where and with what a run was trained: commit, versions, machine. No environment variables but a named few."""
 
+import hashlib
+import importlib
 import os
 import platform
 import subprocess
 import sys
 from functools import cache
-from importlib.metadata import distributions
+from importlib.metadata import distributions, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from experiments.files import read_json
+from ppo.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 COMPUTING = ("ppo", "experiments", "conf")  # what a run's numbers come from; its changes come first in the diff
+IN_CODE_ID = {"gymnasium", "envpool", "ale_py", "mujoco"}  # their versions are part of the code id
 DIFF_LIMIT = 200_000  # characters
 GIT_SECONDS = 30.0
 
@@ -35,6 +39,40 @@ def provenance(device: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def task_code(config: RunConfig) -> dict[str, dict[str, str | None]]:
+    """The code of a task that is none of Gymnasium's or EnvPool's: by module or package the digest of its Python files
+    and the version it is installed as. Files it reads beside them are not seen.
+    """
+    if config.backend != "gymnasium":
+        return {}
+    import gymnasium  # a launch asks for its origin alone
+
+    module, _, name = config.env.id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    if (spec := gymnasium.registry.get(name)) is None:
+        return {}
+    points = [spec.entry_point, *(wrapper.entry_point for wrapper in spec.additional_wrappers)]
+    modules = [each.partition(":")[0] if isinstance(each, str) else getattr(each, "__module__", "") for each in points]
+    owners = {each.partition(".")[0]: each for each in [*modules, module] if each and each != "__main__"}
+    return {top: source(top, owners[top]) for top in sorted(owners.keys() - IN_CODE_ID)}
+
+
+def source(top: str, module: str) -> dict[str, str | None]:
+    """Digest of all Python files of a module or package, and its version; `module` stands for a package without a
+    file of its own."""
+    importlib.import_module(module)
+    file = getattr(sys.modules[top], "__file__", None) or getattr(sys.modules[module], "__file__", None)
+    digest = hashlib.sha256()
+    if file is not None:
+        path = Path(file)
+        files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+        for each in files:
+            digest.update(f"{each.relative_to(path.parent)}\n".encode() + each.read_bytes())
+    installed = packages_distributions().get(top)
+    return {"sha256": digest.hexdigest() if file else None, "version": version(installed[0]) if installed else None}
 
 
 @cache

@@ -30,7 +30,7 @@ from experiments.files import as_json, create_once, numbered_in, read_json, writ
 from experiments.identity import code_id, run_id, slug
 from experiments.records import checkpoint
 from experiments.records.claims import owner
-from experiments.records.provenance import provenance
+from experiments.records.provenance import provenance, task_code
 from ppo.config import UserError
 from ppo.pack import NotFinite
 from ppo.train import Iteration
@@ -78,7 +78,13 @@ class Record:
         config = {**self.identity, "names": dict(self.run.names), "config": asdict(self.run.config)}
         self.folder.mkdir(parents=True, exist_ok=True)
         create_once(self.folder / "config.json", as_json(config))
-        create_once(self.folder / "provenance.json", as_json(provenance(self.run.config.device)))
+        task = task_code(self.run.config)
+        origin = as_json(provenance(self.run.config.device) | ({"task": task} if task else {}))
+        if not create_once(self.folder / "provenance.json", origin) and not (self.folder / "done.json").exists():
+            if self.attempts():
+                check_task(self.folder, task)
+            else:
+                write_durably(self.folder / "provenance.json", origin)
         found = read_json(self.folder / "config.json")
         if not isinstance(found, dict) or found.get("run_id") != self.id or found.get("code_id") != code_id():
             raise UserError(f"{self.folder} holds another run; move it away")
@@ -217,6 +223,16 @@ class Attempt:
         self.digests[name].update(data)
         while data:
             data = data[self.files[name].write(data) :]
+
+
+def check_task(folder: Path, task: Mapping[str, Any]) -> None:
+    """UserError if a run was trained with other code of its task; records of older code do not say with which."""
+    then = read_json(folder / "provenance.json").get("task", task)
+    if changed := [name for name in sorted({*then, *task}) if then.get(name) != task.get(name)]:
+        raise UserError(
+            f"{folder} was begun with other code of its task: {', '.join(changed)} changed since, as the digest in its "
+            "provenance.json shows; bring the old code back, or choose another folder with records="
+        )
 
 
 def why(done: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Watching a run: the returns against a loop written out here, which checkpoint is played, films, refusals."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 from experiments.identity import code_id
 from experiments.records import checkpoint
+from experiments.records.record import seal
 from ppo.config import Algo
 from ppo.randomness import generator
 from tests.conftest import small_run, train
@@ -26,9 +28,16 @@ pytestmark = pytest.mark.usefixtures("headless")
 def copied(folder: Path, records: Path, **changes: str) -> Path:
     """A copy of a run's folder below another `records`, with other head entries in its config.json."""
     copy = shutil.copytree(folder, records / "runs" / folder.parent.name / folder.name)
-    head = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(head | changes))
+    left_with(copy, json.loads((copy / "config.json").read_text()) | changes)
     return copy
+
+
+def left_with(folder: Path, head: dict[str, Any]) -> None:
+    """Another config.json, as if the run had been finished with it."""
+    (folder / "config.json").write_text(json.dumps(head))
+    done = json.loads((folder / "done.json").read_text()) | {name: head[name] for name in ("run_id", "code_id")}
+    done["config_sha256"] = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    (folder / "done.json").write_text(json.dumps(done | {"sha256": seal(done)}))
 
 
 def half_done(folder: Path, records: Path) -> Path:
@@ -245,7 +254,9 @@ def test_a_run_of_other_code_is_played_and_said_to_be_one(trained: dict[str, Pat
 
 
 def test_a_checkpoint_of_another_run_is_not_played(trained: dict[str, Path], said: Any, tmp_path: Path) -> None:
-    folder = copied(trained["hopper"], tmp_path, run_id="0123456789ab")
+    folder = copied(trained["hopper"], tmp_path)
+    for path in trained["random"].rglob("checkpoint-*.pt"):
+        shutil.copy(path, folder / "attempt-1")
     answer = said(folder)
     assert_refused(answer, "no readable checkpoint")
     assert "belongs to another run id" in answer.err
@@ -269,7 +280,7 @@ def test_what_does_not_fit_is_refused(
     head = json.loads((folder / "config.json").read_text())
     group, _, name = where.partition(".")
     head["config"][group][name] = value
-    (folder / "config.json").write_text(json.dumps(head))
+    left_with(folder, head)
     assert_refused(said(folder), *words)
 
 
