@@ -25,6 +25,7 @@ from experiments.records.find import find_run
 from experiments.records.record import read_done, why
 from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, UserError, names_draws, near_matches, positive
+from ppo.environments import action_dtype
 from ppo.networks import Network
 from ppo.normalisation import ObservationFilter
 from ppo.policies import distribution_class
@@ -143,7 +144,8 @@ def open_environment(task: Env, film: bool, window: bool) -> gymnasium.Env[Any, 
         os.environ.update(drawing(env_id))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*out of date.*", category=DeprecationWarning)
-        env = gymnasium.make(env_id, max_episode_steps=task.max_episode_steps, render_mode=mode)
+        drawn = {} if mode is None else {"render_mode": mode}  # not every task knows the word
+        env = gymnasium.make(env_id, max_episode_steps=task.max_episode_steps, **drawn)
     follow(env)
     return env
 
@@ -167,9 +169,11 @@ def episode(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, number: int, 
     """Episode `number`, whose randomness has its name, from its first moment to its last."""
     observation, _ = env.reset(seed=int(generator(seed, "watch environment", number).integers(MAX_SEED)))
     rng = generator(seed, "watch action", number)
+    taken = np.int64 if isinstance(env, Arcade) else action_dtype(env)
     yield (now := Moment(observation))
     while not now.ended:
-        observation, step, terminated, truncated, _ = env.step(agent.act(now.observation, rng, sample))
+        action = agent.act(now.observation, rng, sample).astype(taken, copy=False)
+        observation, step, terminated, truncated, _ = env.step(action)
         reward = float(step)
         yield (now := Moment(observation, now.total + reward, now.length + 1, reward, terminated, truncated))
 

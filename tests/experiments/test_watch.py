@@ -313,3 +313,30 @@ def test_a_mistake_is_one_sentence(said: Any, arguments: list[str], words: Seque
     assert_refused(answer, *words)
     assert answer.out == ""
     assert len(answer.err.splitlines()) == 1
+
+
+def test_an_environment_is_watched_with_the_actions_it_was_trained_with(said: Any, tmp_path: Path) -> None:
+    """Of its action space's dtype: this one takes no other."""
+    space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    class Strict(gymnasium.Env):
+        observation_space, action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32), space
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple:
+            super().reset(seed=seed)
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action: np.ndarray) -> tuple:
+            assert space.contains(action), action.dtype
+            return np.zeros(3, np.float32), 1.0, False, False, {}
+
+    gymnasium.register("TestStrict-v0", Strict, max_episode_steps=9)
+    try:
+        profile = {"horizon": 64, "minibatch_size": 32, "clip_actions": True}
+        train([small_run(0, 1, "TestStrict-v0", backend="gymnasium", profile=profile)], tmp_path)
+        (folder,) = [path.parent for path in tmp_path.rglob("done.json")]
+        for options in ([], ["--sample"]):
+            answer = said(folder, *options)
+            assert (answer.code, answer.results) == (0, [(9.0, 9)])
+    finally:
+        del gymnasium.registry["TestStrict-v0"]
