@@ -144,7 +144,7 @@ def open_environment(task: Env, film: bool, window: bool) -> gymnasium.Env[Any, 
         os.environ.update(drawing(env_id))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*out of date.*", category=DeprecationWarning)
-        drawn = {} if mode is None else {"render_mode": mode}  # not every task knows the word
+        drawn: dict[str, Any] = {} if mode is None else {"render_mode": mode}  # not every task knows the word
         env = gymnasium.make(env_id, max_episode_steps=task.max_episode_steps, **drawn)
     follow(env)
     return env
