@@ -1,5 +1,6 @@
 """What is not finite is named with its env step, and whose fault it is; no mate of it notices."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from experiments.cluster import worker
 from experiments.cluster.progress import Progress
 from experiments.cluster.standing import COMPLETE, standing
 from experiments.records import checkpoint, record
@@ -172,3 +174,17 @@ def test_an_environment_that_raises_is_one_sentence_and_its_pack_is_kept(
         train(members, records, 1e9)
     for run in named(members):
         assert checkpoint.iterations_in(Record(records, run).attempt_folder(1)) == [1]
+
+
+def test_a_study_tries_again_and_singly_what_a_task_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2 would be a mistake in the command, after which no run of the pack is tried alone."""
+
+    def work(*_: object) -> int:
+        raise TaskError(TASK, 1, "RuntimeError: its belt broke")
+
+    monkeypatch.setattr(worker, "follow_parent", lambda: None)
+    monkeypatch.setattr(worker, "work", work)
+    monkeypatch.setattr(sys, "argv", ["worker", "/launch"])
+    with pytest.raises(SystemExit) as left:
+        worker.main()
+    assert left.value.code == 1
