@@ -36,6 +36,8 @@ from experiments.tracking.settings import Tracking
 from experiments.train import leave, stop
 from ppo.config import UserError, choose, positive
 
+Tasks = list[list[PlannedPack]]
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -106,21 +108,24 @@ def launch(request: Request, console: Console) -> int:
         raise UserError(f"{request.name} is being launched by another command ({claim}); experiments.status shows it")
     try:
         with Heartbeat([claim.folder]):
-            entries = freeze(request.folder, request.entries, request.extend)
+            frozen, fresh = agreed(request.folder, request.entries, request.extend)
+            entries, waiting = [*frozen, *fresh], queued_runs(request)
+            tasks: Tasks = []
+            if todo := missing(request, entries, waiting, console):
+                say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
+                tasks = tasks_of(request.cluster, todo, console)  # refuses what cannot run, before anything is frozen
+            freeze(request.folder, request.entries, request.extend)
             overrides, parts = request.head["overrides"], request.head["parts"]
             said = {**asdict(request.study), "code_id": code_id(), "overrides": overrides, "parts": parts}
             write_durably(request.folder / "study.json", as_json(said))
-            waiting = queued_runs(request)
-            if todo := missing(request, entries, waiting, console):
-                say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
+            if todo:
                 for entry in todo:  # a fresh start for those that failed
                     (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
                 if isinstance(request.cluster, Slurm):
-                    return submit_packs(request, request.cluster, todo, console)
-                tasks = tasks_of(request.cluster, todo)
+                    return submit_packs(request, request.cluster, tasks, console)
                 packs = [pack for packs in tasks for pack in packs]
-                frozen = freeze_launch(request.folder, ids_of(tasks), request.head)
-                Pool(frozen, packs, request.cluster.places, console).run()
+                begun = freeze_launch(request.folder, ids_of(tasks), request.head)
+                Pool(begun, packs, request.cluster.places, console).run()
             return report(request, entries, waiting, console)
     finally:
         claim.release()
@@ -133,7 +138,7 @@ def preview(request: Request, console: Console) -> int:
     todo = missing(request, entries, queued_runs(request), console)
     say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; measuring this machine …")
     if todo:
-        tasks, cluster = tasks_of(request.cluster, todo), request.cluster
+        tasks, cluster = tasks_of(request.cluster, todo, console), request.cluster
         mirrored = request.head["tracking"]["mode"] != "none"
         places = min(len(tasks), cluster.places if isinstance(cluster, Local) else cluster.throttle or len(tasks))
         gpus = isinstance(cluster, Slurm) and bool(cluster.gres or cluster.gpus)
@@ -174,9 +179,9 @@ def missing(request: Request, entries: Sequence[Entry], waiting: Waiting, consol
     return todo
 
 
-def tasks_of(cluster: Local | Slurm, todo: Sequence[Entry]) -> list[list[PlannedPack]]:
+def tasks_of(cluster: Local | Slurm, todo: Sequence[Entry], console: Console) -> Tasks:
     """Packs for these runs, longest first, and how many of them share a task."""
-    packs = plan(todo, cluster.runs_per_pack, cluster.places, Calibration())
+    packs = plan(todo, cluster.runs_per_pack, cluster.places, Calibration(lambda line: say(console, line)))
     return [packs[first : first + cluster.packs_per_task] for first in range(0, len(packs), cluster.packs_per_task)]
 
 
@@ -184,9 +189,8 @@ def ids_of(tasks: Sequence[Sequence[PlannedPack]]) -> list[Task]:
     return [[[entry.run_id for entry in pack.entries] for pack in packs] for packs in tasks]
 
 
-def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], console: Console) -> int:
+def submit_packs(request: Request, cluster: Slurm, tasks: Tasks, console: Console) -> int:
     """Array jobs for what is missing; returns at once."""
-    tasks = tasks_of(cluster, todo)
     if len(tasks) > cluster.max_tasks:
         waiting = len(tasks) - cluster.max_tasks
         say(console, f"{waiting} tasks wait for a later launch (cluster.max_tasks={cluster.max_tasks})")
