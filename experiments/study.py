@@ -3,6 +3,7 @@
 conf/study ──expand once──▶ manifest ──what is missing, packed──▶ launch ──▶ this machine's cores, or SLURM's
 """
 
+import os
 import re
 import signal
 import sys
@@ -10,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from experiments.choices import names_in
 from experiments.cluster.dry_run import cost, describe, scripts
 from experiments.cluster.launch import Task, freeze_launch
 from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
 from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
 from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standings
-from experiments.compose import CONF, build, check_arguments, choices_in, fitted
+from experiments.compose import CONF, build, check_arguments, fitted, own_folder
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
@@ -60,7 +61,7 @@ class Request:
         return self.records / "studies" / self.name
 
 
-def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], config_dir: Sequence[str]) -> Request:
+def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], own: Path | None) -> Request:
     """The command line as a Request, or one sentence about what does not fit."""
     study = study_of(cfg)
     name = str(cfg.name or study_file)
@@ -82,7 +83,7 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
     return Request(
         name=name,
         study=study,
-        entries=expand(study, overrides),
+        entries=expand(study, overrides, own),
         records=Path(fitted("records", cfg.records, str)).resolve(),
         cluster=cluster,
         head={
@@ -90,7 +91,8 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
             "tracking": asdict(build(Tracking, cfg.tracking, "tracking.")),
             "checkpoint_seconds": checkpoint_seconds,
             "overrides": list(overrides),
-            "config_dir": config_dir,
+            "config_dir": [f"--config-dir={own}"] if own else [],
+            "path": module_path(),
             "requeue": getattr(cluster, "requeue", False),
             "array_size": site_array_size(cluster) if isinstance(cluster, Slurm) else None,
             "parts": None if parts is None else str(parts),
@@ -99,6 +101,12 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
         extend=fitted("extend", cfg.extend, bool),
         kept=runs_in(parts, code_id()),
     )
+
+
+def module_path() -> list[str]:
+    """Where this command finds a user's modules, such as a task's: its workers run in another folder."""
+    said = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [str(Path(folder).resolve()) for folder in ("", *filter(None, said))]
 
 
 def launch(request: Request, console: Console) -> int:
@@ -215,20 +223,15 @@ def report(request: Request, entries: Sequence[Entry], waiting: Waiting, console
     return 0 if all(stand.state in COMPLETE for stand in stands) else 1
 
 
-def config_dirs(arguments: Sequence[str]) -> list[str]:
-    """The folder of a user's own configs, as an option that holds from any folder."""
-    said = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
-    said += [after for word, after in pairwise(arguments) if word in ("--config-dir", "-cd")]
-    return [f"--config-dir={Path(folder).resolve()}" for folder in said]
-
-
 @hydra.main(version_base="1.3", config_path="../conf", config_name="launch")
 def main(cfg: DictConfig) -> None:
     try:
         chosen = HydraConfig.get()
         if chosen.runtime.choices["study"] is None:
-            raise UserError(f"say which study: study=…, one of {', '.join(sorted(choices_in(CONF / 'study')))}")
-        request = request_of(cfg, chosen.runtime.choices["study"], list(chosen.overrides.task), config_dirs(sys.argv))
+            raise UserError(f"say which study: study=…, one of {', '.join(names_in(CONF / 'study'))}")
+        request = request_of(
+            cfg, chosen.runtime.choices["study"], list(chosen.overrides.task), own_folder(sys.argv[1:])
+        )
         with explained(request.records):
             code = preview(request, Console()) if fitted("dry_run", cfg.dry_run, bool) else launch(request, Console())
     except UserError as error:
