@@ -38,16 +38,17 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
         node = yaml.compose(text, Loader=get_yaml_loader())
-        if node is not None:
-            check(node, path)
-        content = OmegaConf.to_container(OmegaConf.create(text))
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{path} should hold lines such as key: value")
+        check(node, path)
+        content: Any = OmegaConf.to_container(OmegaConf.create(text))
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line} is not readable YAML: {error.problem}") from error
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not readable: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold lines such as key: value")
     return {str(key): value for key, value in content.items()}
 
 

@@ -56,6 +56,10 @@ def fitted(name: str, value: Any, hint: Any) -> Any:
     if hint is float and is_number:
         return float(value)
     if hint is int and is_number and value == int(value):
+        if isinstance(value, float) and abs(value) >= 2**53:
+            raise UserError(
+                f"{name}={value}: so many digits cannot be told from their neighbours; write it without a dot"
+            )
         return int(value)
     if hint in (str, bool) and isinstance(value, hint):
         return value

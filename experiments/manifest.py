@@ -238,7 +238,7 @@ def refuse_conflicts(study: Study, overrides: Sequence[str], folders: Sequence[P
                 "change it there, or pick other variants with variants=[…]"
             )
         values = {name: ({**below, **algo})[key] for name, (algo, below) in files.items() if key in {**below, **algo}}
-        if len({str(value) for value in values.values()}) > 1:
+        if len({tuple(value) if isinstance(value, list) else value for value in values.values()}) > 1:
             told = ", ".join(f"{name} {value}" for name, value in values.items())
             raise UserError(
                 f"{key} is not the same in all of the study's variants ({told}) and would become so; pick those that "
