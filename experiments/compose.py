@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.choices import keys_set, names_in, path_of, read
+from experiments.identity import code_id, package_version
 from experiments.tracking.settings import Tracking
 from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
@@ -67,6 +68,14 @@ def fitted(name: str, value: Any, hint: Any) -> Any:
     raise UserError(f"{name}={value} should be {wanted}")
 
 
+def folder_of(name: str, value: Any) -> Path:
+    """A folder as it was typed. A shell puts the home folder for ~; what it left, a program should not guess at."""
+    said = fitted(name, value, str)
+    if not said or said.startswith("~"):
+        raise UserError(f"{name}={said}: write the whole path of a folder" + (", without ~" if said else ""))
+    return Path(said)
+
+
 def seeds_of(cfg: DictConfig) -> list[int]:
     """The seeds asked for by `seed`, `seeds` or `num_seeds`."""
     if cfg.seeds is not None:
@@ -85,6 +94,11 @@ def seeds_of(cfg: DictConfig) -> list[int]:
     return list(range(first, first + count))
 
 
+def one_line(error: BaseException) -> str:
+    """An error's kind and first line."""
+    return f"{type(error).__name__}: {error}".strip(": ").partition("\n")[0]
+
+
 def resolved_backend(backend: str, env_id: str) -> str:
     """`auto` is ALE for Atari, EnvPool where it has the task, else Gymnasium; anything else stays."""
     if backend != "auto":
@@ -93,10 +107,10 @@ def resolved_backend(backend: str, env_id: str) -> str:
         return "ale"
     try:
         import envpool
-    except ImportError as error:
-        raise UserError(
-            "EnvPool is not installed here; say backend=gymnasium (whose runs have their own ids)"
-        ) from error
+    except (ImportError, MemoryError, OSError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "envpool"
+        cause = "is not installed here" if missing else f"cannot be loaded here ({one_line(error)})"
+        raise UserError(f"EnvPool {cause}; say backend=gymnasium (whose runs have their own ids)") from error
     return "envpool" if env_id in envpool.list_all_envs() else "gymnasium"
 
 
@@ -197,7 +211,7 @@ def check_arguments(arguments: Sequence[str], main: str = "config", own: Path | 
     for argument in asked.overrides:
         check_grammar(argument)
         key, (_, equals, choice) = key_of(argument), argument.partition("=")
-        if key in groups and equals and choice != "null":
+        if key in groups and equals:
             path = path_of(key, choice, folders)
             known = sorted({name for folder in folders for name in names_in(folder / key)})
             if path is None or choice not in known:
@@ -272,6 +286,16 @@ def bare(task: str) -> str:
     """The name of a task without what libraries put around it: halfcheetah, mspacman."""
     name = re.sub(r"(noframeskip|deterministic)?-v\d+$", "", task.lower().rpartition("/")[2])
     return re.sub(r"[^a-z0-9]", "", name)
+
+
+def check_first(arguments: Sequence[str], bare: str = "") -> None:
+    """Answer --version. Where nothing at all is said, `bare` tells what to say; nothing expensive starts by itself."""
+    asked = get_args_parser().parse_known_args(arguments)[0]
+    if asked.version:
+        print(f"ppo-replication {package_version('ppo-replication')}, code {code_id()}")
+        raise SystemExit(0)
+    if bare and not arguments:
+        raise UserError(bare)
 
 
 def check_grammar(argument: str) -> None:

@@ -26,7 +26,7 @@ from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
 from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
 from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standings
-from experiments.compose import CONF, build, check_arguments, fitted, own_folder
+from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
@@ -64,7 +64,10 @@ class Request:
 def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], own: Path | None) -> Request:
     """The command line as a Request, or one sentence about what does not fit."""
     study = study_of(cfg)
-    name = str(cfg.name or study_file)
+    name = study_file if cfg.name is None else str(cfg.name)
+    typed = [word.partition("=")[2] for word in overrides if key_of(word) == "name"]
+    if isinstance(cfg.name, int | float) and name not in typed:
+        raise UserError(f"name={typed[-1]} is read as {name}; quote it twice: \"name='{typed[-1]}'\"")
     if not NAME.fullmatch(name):
         raise UserError(f"name={name}: a study's name has letters, digits, dots, dashes and underscores")
     if cfg.retry is not None:
@@ -79,12 +82,12 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], own: 
         name: str(value) if name in ("mem", "gpus") and value is not None else value for name, value in site.items()
     }
     cluster = build(Local if site["kind"] == "local" else Slurm, site, "cluster.")
-    parts = None if cfg.parts is None else Path(fitted("parts", cfg.parts, str)).resolve()
+    parts = None if cfg.parts is None else folder_of("parts", cfg.parts).resolve()
     return Request(
         name=name,
         study=study,
         entries=expand(study, overrides, own),
-        records=Path(fitted("records", cfg.records, str)).resolve(),
+        records=folder_of("records", cfg.records).resolve(),
         cluster=cluster,
         head={
             "cluster": cluster.kind,
@@ -244,6 +247,7 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     try:
+        check_first(sys.argv[1:])
         check_arguments(sys.argv[1:], "launch")
     except UserError as error:
         stop(str(error))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.compose import one_line
 from experiments.identity import slug
 from experiments.manifest import Entry
 from ppo.config import RunConfig, UserError, pack_key
@@ -96,8 +97,8 @@ class Calibration:
         except UserError:
             raise
         except (Exception, SystemExit, Overtime) as error:
-            words = f"{type(error).__name__}: {error}".partition("\n")[0]
-            self.say(f"{slug(config)}: how long it takes could not be measured ({words}); the times here leave it out")
+            cause = one_line(error)
+            self.say(f"{slug(config)}: how long it takes could not be measured ({cause}); the times here leave it out")
         if len(seconds) < 2:
             return 0.0, sum(seconds)
         small, large = seconds

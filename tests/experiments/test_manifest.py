@@ -139,11 +139,17 @@ def test_what_an_algos_file_sets_is_set_by_the_variant(study: str, overrides: Se
 
 
 def test_what_no_algos_file_sets_still_reaches_every_run() -> None:
-    _, entries = asked("figure3", "profile.gamma=0.9", "environments=[hopper]", "profile=modern")
+    _, entries = asked("figure3", "profile.gamma=0.9", "environments=[hopper]", "variants=[a2c,clip_0.2]", "seed=1")
     assert {e.run.config.profile.gamma for e in entries} == {0.9}
-    _, entries = asked("figure3", "variants=[clip_0.2,random]", "profile.horizon=80", "profile.minibatch_size=80")
+    _, entries = asked(
+        "figure3",
+        "variants=[clip_0.2,random]",
+        "profile.horizon=80",
+        "profile.minibatch_size=80",
+        "environments=[hopper]",
+    )
     assert {e.run.config.profile.horizon for e in entries} == {80}
-    _, entries = asked("profiles", "profile.gamma=0.9")
+    _, entries = asked("profiles", "profile.gamma=0.9", "environments=[hopper]", "variants=[modern/clip_0.2,random]")
     assert {e.run.config.profile.gamma for e in entries} == {0.9}
 
 
