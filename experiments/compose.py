@@ -290,8 +290,7 @@ def bare(task: str) -> str:
 
 def check_first(arguments: Sequence[str], bare: str = "") -> None:
     """Answer --version. Where nothing at all is said, `bare` tells what to say; nothing expensive starts by itself."""
-    asked = get_args_parser().parse_known_args(arguments)[0]
-    if asked.version:
+    if "--version" in arguments:
         print(f"ppo-replication {package_version('ppo-replication')}, code {code_id()}")
         raise SystemExit(0)
     if bare and not arguments:
