@@ -431,19 +431,24 @@ def test_a_folder_that_a_shell_should_have_written_out_is_refused(said: str) -> 
     assert folder_of("records", "a $HOME b~") == Path("a $HOME b~")
 
 
-def test_why_envpool_is_not_there_is_said_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for error, words in (
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
         (ModuleNotFoundError("No module named 'envpool'", name="envpool"), "EnvPool is not installed here"),
         (ImportError("libx.so: failed to map segment"), r"cannot be loaded here \(ImportError: libx.so: failed to map"),
         (MemoryError(), r"EnvPool cannot be loaded here \(MemoryError\)"),
-    ):
+    ],
+)
+def test_why_envpool_is_not_there_is_said_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, words: str
+) -> None:
+    original = builtins.__import__
 
-        def broken(name: str, *more: Any, error: BaseException = error) -> Any:
-            if name == "envpool":
-                raise error
-            return original(name, *more)
+    def broken(name: str, *more: Any) -> Any:
+        if name == "envpool":
+            raise error
+        return original(name, *more)
 
-        original = builtins.__import__
-        with monkeypatch.context() as patch, pytest.raises(UserError, match=words):
-            patch.setattr(builtins, "__import__", broken)
-            resolved_backend("auto", "Hopper-v4")
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(UserError, match=words):
+        resolved_backend("auto", "Hopper-v4")
