@@ -27,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.cluster.launch import freeze_launch
-from experiments.compose import CONF, NamedRun, check_arguments, fitted, runs_of
+from experiments.compose import CONF, NamedRun, check_arguments, check_first, fitted, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.manifest import expand, freeze, study_of
@@ -285,6 +285,7 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     try:
+        check_first(sys.argv[1:])
         check_arguments(sys.argv[1:], "benchmark")
     except UserError as error:
         stop(str(error))

@@ -1,6 +1,7 @@
 """From a Hydra config to typed runs, with one clear sentence for what does not fit."""
 
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.choices import keys_set, names_in, path_of, read
+from experiments.identity import code_id, package_version
 from experiments.tracking.settings import Tracking
 from ppo.atari import SUFFIX
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
@@ -54,11 +57,23 @@ def fitted(name: str, value: Any, hint: Any) -> Any:
     if hint is float and is_number:
         return float(value)
     if hint is int and is_number and value == int(value):
+        if isinstance(value, float) and abs(value) >= 2**53:
+            raise UserError(
+                f"{name}={value}: so many digits cannot be told from their neighbours; write it without a dot"
+            )
         return int(value)
     if hint in (str, bool) and isinstance(value, hint):
         return value
     wanted = {float: "a number", int: "a whole number", str: "a word", bool: "true or false"}.get(hint, "a list")
     raise UserError(f"{name}={value} should be {wanted}")
+
+
+def folder_of(name: str, value: Any) -> Path:
+    """A folder as it was typed. A shell puts the home folder for ~; what it left, a program should not guess at."""
+    said = fitted(name, value, str)
+    if not said or said.startswith("~"):
+        raise UserError(f"{name}={said}: write the whole path of a folder" + (", without ~" if said else ""))
+    return Path(said)
 
 
 def seeds_of(cfg: DictConfig) -> list[int]:
@@ -79,6 +94,11 @@ def seeds_of(cfg: DictConfig) -> list[int]:
     return list(range(first, first + count))
 
 
+def one_line(error: BaseException) -> str:
+    """An error's kind and first line."""
+    return f"{type(error).__name__}: {error}".strip(": ").partition("\n")[0]
+
+
 def resolved_backend(backend: str, env_id: str) -> str:
     """`auto` is ALE for Atari, EnvPool where it has the task, else Gymnasium; anything else stays."""
     if backend != "auto":
@@ -87,10 +107,10 @@ def resolved_backend(backend: str, env_id: str) -> str:
         return "ale"
     try:
         import envpool
-    except ImportError as error:
-        raise UserError(
-            "EnvPool is not installed here; say backend=gymnasium (whose runs have their own ids)"
-        ) from error
+    except (ImportError, MemoryError, OSError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "envpool"
+        cause = "is not installed here" if missing else f"cannot be loaded here ({one_line(error)})"
+        raise UserError(f"EnvPool {cause}; say backend=gymnasium (whose runs have their own ids)") from error
     return "envpool" if env_id in envpool.list_all_envs() else "gymnasium"
 
 
@@ -124,10 +144,11 @@ def layers(main: str) -> list[DictConfig]:
     return [own, *(layer for name in below for layer in layers(name))]
 
 
-def groups_of(main: str) -> list[str]:
-    """The folders of conf/ from which conf/`main`.yaml chooses."""
+def defaults_of(main: str) -> dict[str, str | None]:
+    """The folders of conf/ from which conf/`main`.yaml chooses, and what it chooses where nothing is said."""
     choices = [choice for layer in layers(main) for choice in layer.defaults if isinstance(choice, DictConfig)]
-    return [str(group) for choice in choices for group in choice if not str(group).startswith("override ")]
+    pairs = [(str(group), name) for choice in choices for group, name in choice.items()]
+    return {group: name for group, name in pairs if not group.startswith("override ")}
 
 
 @cache
@@ -135,14 +156,14 @@ def known_keys(main: str) -> list[str]:
     """Every key that may stand on the command line of the command that conf/`main`.yaml configures."""
     typed: dict[str, type] = {"algo": Algo, "profile": Profile, "env": Env, "tracking": Tracking}
     keys = [str(key) for layer in layers(main) for key in layer if key not in ("defaults", "hydra")]
-    for group in groups_of(main):
+    for group in defaults_of(main):
         if group in typed:
             keys += [group, *(f"{group}.{f.name}" for f in fields(typed[group]))]
+        elif group == "study":
+            keys += [group, *(f"{group}.{part}" for part in STUDY_PARTS)]
         else:
-            keys += [
-                group,
-                *(f"{group}.{key!s}" for path in CONF.glob(f"{group}/*.yaml") for key in OmegaConf.load(path)),
-            ]
+            files = [CONF / group / f"{name}.yaml" for name in names_in(CONF / group)]
+            keys += [group, *(f"{group}.{key}" for path in files for key in read(path))]
     return sorted({*keys, "env.version"})
 
 
@@ -154,23 +175,26 @@ def key_of(override: str) -> str:
 def settings_of(group: str, arguments: Sequence[str]) -> list[str]:
     """The keys of the algo or env that `arguments` choose: all there are, where the file of it is not ours."""
     chosen = [argument.partition("=")[2] for argument in arguments if key_of(argument) == group]
-    choices = OmegaConf.load(CONF / "config.yaml").defaults
-    default = next(str(choice[group]) for choice in choices if group in choice)
-    path = CONF / group / f"{chosen[-1] if chosen else default}.yaml"
-    if not path.exists():
-        return [key.removeprefix(f"{group}.") for key in known_keys("config") if key.startswith(f"{group}.")]
-    values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    return [str(name) for name in values.get(group, values) if name != "defaults"]
+    name = chosen[-1] if chosen else str(defaults_of("config")[group])
+    keys = keys_set(group, name, [CONF]) or known_keys("config")
+    return [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
 
 
-def choices_in(group: Path) -> list[str]:
-    """The names that may be chosen from a folder of conf/, such as hopper or atari/pong."""
-    names = [path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")]
-    return [name for name in names if not name.endswith("/settings")]
+def own_folder(arguments: Sequence[str]) -> Path | None:
+    """The folder of a user's own configs that a command line names, in full."""
+    said = get_args_parser().parse_known_args(arguments)[0].config_dir
+    if said is None:
+        return None
+    if not Path(said).is_dir():
+        raise UserError(f"--config-dir={said}: there is no such folder")
+    return Path(said).resolve()
 
 
-def check_arguments(arguments: Sequence[str], main: str = "config") -> None:
-    """Refuse, in one sentence and with near matches, what Hydra would refuse in several: unknown choices and keys."""
+def check_arguments(arguments: Sequence[str], main: str = "config", own: Path | None = None) -> None:
+    """Refuse, in one sentence and with near matches, what Hydra would refuse in several: unknown choices and keys.
+
+    `own` is the folder of a user's own configs, if `arguments` do not name it themselves.
+    """
     asked, rest = get_args_parser().parse_known_args(arguments)
     if asked.multirun:
         raise UserError(
@@ -179,20 +203,98 @@ def check_arguments(arguments: Sequence[str], main: str = "config") -> None:
         )
     if rest:
         raise UserError(f"{' '.join(rest)} is not understood; options stand before or after all key=value, not between")
-    folders = [CONF, *([Path(asked.config_dir)] if asked.config_dir else [])]
+    if asked.config_path or asked.config_name:
+        raise UserError("--config-path and --config-name are not for this command; --config-dir adds files of your own")
+    own = own_folder(arguments) or own
+    folders = [CONF, *([own] if own else [])]
+    groups = defaults_of(main)
     for argument in asked.overrides:
         check_grammar(argument)
         key, (_, equals, choice) = key_of(argument), argument.partition("=")
-        if key in groups_of(main) and equals:
-            known = sorted({name for folder in folders for name in choices_in(folder / key)})
-            if choice not in known:
-                hint = near_matches(choice, known) or f"; choose one of {', '.join(known)}"
-                raise UserError(f"{argument}: there is no such {key}{hint}")
+        if key in groups and equals:
+            path = path_of(key, choice, folders)
+            known = sorted({name for folder in folders for name in names_in(folder / key)})
+            if path is None or choice not in known:
+                hint = brought(key, choice, known) or near_matches(choice, known)
+                raise UserError(f"{argument}: there is no such {key}{hint or '; choose one of ' + ', '.join(known)}")
+            read(path)
         if equals and not key.startswith("hydra") and key not in (known := known_keys(main)):
-            raise UserError(f"{argument}: {key} is not a setting{near_matches(key, known)}")
+            hint = f"; it is called {WORDS[key]} here" if key in WORDS else near_matches(key, known)
+            raise UserError(f"{argument}: {key} is not a setting{hint}")
         group, _, name = key.partition(".")
-        if (key.startswith("algo.") or key == "env.version") and name not in (own := settings_of(group, arguments)):
-            raise UserError(f"{argument}: this {group} has no such setting; it has {', '.join(own)}")
+        if main == "launch" or not (key.startswith("algo.") or key == "env.version"):
+            continue  # a study's variants and environments are checked one by one
+        if name not in (settings := settings_of(group, asked.overrides)):
+            raise UserError(f"{argument}: this {group} has no such setting; it has {', '.join(settings)}")
+    for group, default in groups.items():
+        if default is not None:
+            path_of(group, default, folders)
+
+
+WORDS = {
+    "lr": "profile.stepsize",
+    "learning_rate": "profile.stepsize",
+    "total_timesteps": "env_steps",
+    "timesteps": "env_steps",
+    "total_steps": "env_steps",
+    "steps": "env_steps",
+    "num_steps": "profile.horizon",
+    "n_steps": "profile.horizon",
+    "n_envs": "profile.actors",
+    "num_envs": "profile.actors",
+    "batch_size": "profile.minibatch_size",
+    "minibatch_size": "profile.minibatch_size",
+    "n_epochs": "profile.epochs",
+    "num_epochs": "profile.epochs",
+    "update_epochs": "profile.epochs",
+    "clip_range": "algo.epsilon",
+    "clip_coef": "algo.epsilon",
+    "clip_param": "algo.epsilon",
+    "epsilon": "algo.epsilon",
+    "target_kl": "algo.kl_target",
+    "gae_lambda": "algo.gae_lambda",
+    "lam": "algo.gae_lambda",
+    "gamma": "profile.gamma",
+    "ent_coef": "profile.entropy_coef",
+    "vf_coef": "profile.value_coef",
+    "max_grad_norm": "profile.max_grad_norm",
+    "env_id": "env",
+    "task": "env",
+    "out": "records",
+    "n_seeds": "num_seeds",
+}
+"""Other libraries' words for our keys."""
+
+STUDY_PARTS = ("environments", "variants", "seeds", "env_steps", "profile", "tables", "figures")
+
+
+def brought(group: str, choice: str, known: Sequence[str]) -> str:
+    """Our name of a choice that is called otherwise elsewhere: env=HalfCheetah-v4, env=pong, algo=ppo."""
+    if group == "algo" and choice.lower() in ("ppo", "ppo2", "ppo_clip"):
+        return "; PPO is algo=clip, or algo=kl_adaptive with a penalty instead"
+    if group != "env":
+        return ""
+    same = [name for name in known if bare(name) == bare(choice)]
+    if not same:
+        return "; a task of your own is a file conf/env/NAME.yaml, or env=cartpole env.id=…" if "-v" in choice else ""
+    version = re.search(r"-(v\d+)$", choice)
+    several = version and version[1] != "v4" and "version" in settings_of("env", [f"env={same[0]}"])
+    return f"; say env={same[0]}" + (f" env.version={version[1]}" if version and several else "")
+
+
+def bare(task: str) -> str:
+    """The name of a task without what libraries put around it: halfcheetah, mspacman."""
+    name = re.sub(r"(noframeskip|deterministic)?-v\d+$", "", task.lower().rpartition("/")[2])
+    return re.sub(r"[^a-z0-9]", "", name)
+
+
+def check_first(arguments: Sequence[str], bare: str = "") -> None:
+    """Answer --version. Where nothing at all is said, `bare` tells what to say; nothing expensive starts by itself."""
+    if "--version" in arguments:
+        print(f"ppo-replication {package_version('ppo-replication')}, code {code_id()}")
+        raise SystemExit(0)
+    if bare and not arguments:
+        raise UserError(bare)
 
 
 def check_grammar(argument: str) -> None:

@@ -14,11 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.compose import NamedRun, build, check_arguments, fitted, key_of, runs_of
+from experiments.choices import keys_set
+from experiments.compose import (
+    CONF,
+    STUDY_PARTS,
+    NamedRun,
+    build,
+    check_arguments,
+    check_grammar,
+    fitted,
+    key_of,
+    runs_of,
+)
 from experiments.files import read_lines, write_durably
 from experiments.identity import run_id, slug
 from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
@@ -63,25 +75,71 @@ class Entry:
 
 def study_of(cfg: DictConfig) -> Study:
     """The study asked for, cut down to the variants and environments chosen."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg.study, resolve=True)  # type: ignore[assignment]
-    known = list(Study.__dataclass_fields__)
+    try:
+        plain: Any = OmegaConf.to_container(cfg.study, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"study: {str(error).splitlines()[0]}") from error
+    if not isinstance(plain, dict):
+        raise UserError("a study needs variants, environments, seeds and env_steps")
     for name in plain:
-        if name not in known:
-            raise UserError(f"study.{name} is not a part of a study{near_matches(str(name), known)}")
+        if name not in STUDY_PARTS:
+            raise UserError(f"study.{name} is not a part of a study{near_matches(str(name), STUDY_PARTS)}")
     for name in ("environments", "variants", "seeds", "env_steps"):
         if not plain.get(name):
             raise UserError(f"study.{name} is not set; a study needs variants, environments, seeds and env_steps")
-    variants = {str(name): tuple(map(str, overrides)) for name, overrides in plain["variants"].items()}
+    if not isinstance(plain["variants"], dict):
+        raise UserError("study.variants should name what each variant sets, such as clip_0.2: [algo=clip]")
+    variants = {variant_name(name): said_by(name, overrides) for name, overrides in plain["variants"].items()}
+    environments = words("environments", plain["environments"])
     chosen = picked("variants", cfg.variants, list(variants))
     return Study(
-        environments=picked("environments", cfg.environments, plain["environments"]),
+        environments=picked("environments", cfg.environments, environments),
         variants={name: variants[name] for name in chosen},
-        seeds=tuple(fitted("study.seeds", seed, int) for seed in plain["seeds"]),
+        seeds=distinct("study.seeds", [fitted("study.seeds", seed, int) for seed in a_list("seeds", plain["seeds"])]),
         env_steps=fitted("study.env_steps", plain["env_steps"], int),
-        profile=plain.get("profile"),
-        tables=tuple(plain.get("tables") or ()),
-        figures=tuple(plain.get("figures") or ()),
+        profile=None if plain.get("profile") is None else fitted("study.profile", plain["profile"], str),
+        tables=words("tables", plain.get("tables") or []),
+        figures=words("figures", plain.get("figures") or []),
     )
+
+
+def variant_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise UserError(f'study.variants: YAML does not read the name {name} as text; write "{name}"')
+    if not name or name != name.strip() or not name.isprintable():
+        raise UserError(f"study.variants: {name!r} is no name; begin and end it with a visible character, on one line")
+    return name
+
+
+def said_by(name: str, overrides: Any) -> tuple[str, ...]:
+    """A variant's settings, each one key=value that a variant may set."""
+    where = f"study.variants.{name}"
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+        raise UserError(f"{where}={overrides} should be a list of settings, such as [algo=clip, algo.epsilon=0.2]")
+    for override in overrides:
+        if override.startswith("-"):
+            raise UserError(f"{where}: {override} is not a setting; write key=value")
+        check_grammar(override)
+        if (key := key_of(override)) == "env" or key.partition(".")[0] in LAUNCH_KEYS:
+            raise UserError(f"{where}: {override} is not for one variant; say it once for the study or the command")
+    distinct(where, list(map(key_of, overrides)))
+    return tuple(overrides)
+
+
+def a_list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"study.{name}={value} should be a list, such as {name}: [{value}]")
+    return value
+
+
+def words(name: str, value: Any) -> tuple[str, ...]:
+    return distinct(f"study.{name}", [fitted(f"study.{name}", word, str) for word in a_list(name, value)])
+
+
+def distinct(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise UserError(f"{name}: {twice[0]} stands there twice; drop one of them")
+    return tuple(values)
 
 
 def picked(what: str, wanted: Any, known: Sequence[str]) -> tuple[str, ...]:
@@ -89,6 +147,8 @@ def picked(what: str, wanted: Any, known: Sequence[str]) -> tuple[str, ...]:
     if wanted is None:
         return tuple(known)
     names = [str(name) for name in (wanted if OmegaConf.is_list(wanted) else [wanted])]
+    if not names:
+        raise UserError(f"{what}=[] picks nothing; the study has {', '.join(known)}")
     for name in names:
         if name not in known:
             hint = near_matches(name, known) or f"; it has {', '.join(known)}"
@@ -96,21 +156,42 @@ def picked(what: str, wanted: Any, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def expand(study: Study, overrides: Sequence[str]) -> list[Entry]:
-    """The grid as runs, seeds innermost. `overrides` are the command line's own; none may contradict a variant."""
+def expand(study: Study, overrides: Sequence[str], own: Path | None = None) -> list[Entry]:
+    """The grid as runs, seeds innermost. `overrides` are the command line's own; none may contradict a variant.
+
+    `own` is the folder of a user's own configs.
+    """
     general = [override for override in overrides if key_of(override).partition(".")[0] not in LAUNCH_KEYS]
-    refuse_conflicts(study, general)
+    folders = [CONF, *([own] if own else [])]
+    refuse_conflicts(study, general, folders)
     entries: dict[str, Entry] = {}
     for variant, settings in study.variants.items():
-        check_arguments(settings)
-        versions = [override for override in (*settings, *general) if key_of(override) == "env.version"]
+        asked = at_most(settings, general)
+        try:
+            check_arguments(asked, own=own)
+        except UserError as error:
+            raise UserError(f"variant {variant}: {error}") from error
+        versions = [override for override in asked if key_of(override) == "env.version"]
         for env in study.environments:
-            check_arguments([f"env={env}", *versions])
-            for run in composed([f"env={env}", *defaults(study, [*settings, *general]), *settings, *general]):
+            check_arguments([f"env={env}", *versions], own=own)
+            for run in composed([f"env={env}", *defaults(study, asked), *asked]):
                 entry = Entry(run_id(run.config), variant, env, NamedRun(run.config, {**run.names, "variant": variant}))
                 if (twin := entries.setdefault(entry.run_id, entry)) is not entry:
-                    raise UserError(f"variants {twin.variant} and {variant} are one run on {env}; drop one of them")
+                    one, other = (f"{each.variant} on {each.env}" for each in (twin, entry))
+                    raise UserError(f"variants {one} and {other} are one run; drop one of them")
     return list(entries.values())
+
+
+def at_most(settings: Sequence[str], general: Sequence[str]) -> list[str]:
+    """A variant's settings and the command line's. A budget of its own, such as random's, is cut but never grows."""
+    rest = [setting for setting in (*settings, *general) if key_of(setting) != "env_steps"]
+    last = [[setting for setting in said if key_of(setting) == "env_steps"][-1:] for said in (settings, general)]
+    budgets = [budget for budgets in last for budget in budgets]
+    return [*rest, min(budgets, key=steps_in)] if budgets else rest
+
+
+def steps_in(override: str) -> int:
+    return fitted("env_steps", OverridesParser.create().parse_override(override).value(), int)
 
 
 def defaults(study: Study, overrides: Sequence[str]) -> list[str]:
@@ -134,17 +215,46 @@ def composed(overrides: Sequence[str]) -> list[NamedRun]:
         raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
 
 
-def refuse_conflicts(study: Study, overrides: Sequence[str]) -> None:
-    """A key that variants set is what the study compares: overriding it would make them the same."""
-    for key in map(key_of, overrides):
+def refuse_conflicts(study: Study, overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """What variants set, in the study or by their algo's file, is what it compares: overriding it makes them the same.
+
+    So does a key that their files give different values. Budgets are apart: see `at_most`.
+    """
+    said = {name: {key_of(s): s.partition("=")[2] for s in settings} for name, settings in study.variants.items()}
+    chosen = {key_of(override): override.partition("=")[2] for override in overrides}
+    files = {name: files_say(own, chosen.get("profile", study.profile), folders) for name, own in said.items()}
+    for key in chosen:
         if key == "env":
             raise UserError(f"env=…: a study has its own; environments=[…] picks among {', '.join(study.environments)}")
-        setters = [name for name, settings in study.variants.items() if key in map(key_of, settings)]
+        if key == "env_steps":
+            continue
+        setters = {name: "" for name, own in said.items() if key in own}
+        if not key.startswith("algo."):
+            by_file = {n: f" (algo={said[n]['algo']})" for n, (algo, _) in files.items() if key in algo}
+            setters |= {name: file for name, file in by_file.items() if name not in setters}
         if setters:
             raise UserError(
-                f"{key} is set by the study's variants {', '.join(setters)}; change it there, "
-                "or pick other variants with variants=[…]"
+                f"{key} is set by the study's variants {', '.join(name + file for name, file in setters.items())}; "
+                "change it there, or pick other variants with variants=[…]"
             )
+        values = {name: ({**below, **algo})[key] for name, (algo, below) in files.items() if key in {**below, **algo}}
+        if len({tuple(value) if isinstance(value, list) else value for value in values.values()}) > 1:
+            told = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise UserError(
+                f"{key} is not the same in all of the study's variants ({told}) and would become so; pick those that "
+                "may share it with variants=[…], or make a study of your own"
+            )
+
+
+def files_say(
+    settings: Mapping[str, str], profile: str | None, folders: Sequence[Path]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keys that a variant's algo file sets, and its profile's; nothing for a policy that learns nothing."""
+    algo = keys_set("algo", settings["algo"], folders) if "algo" in settings else {}
+    if algo.get("algo.objective") in ("random", "initial"):
+        return {}, {}
+    profile = settings.get("profile", profile)
+    return algo, keys_set("profile", profile, folders) if profile else {}
 
 
 def freeze(folder: Path, entries: Sequence[Entry], extend: bool) -> list[Entry]:
@@ -192,7 +302,7 @@ def read_manifest(folder: Path) -> list[Entry]:
         try:
             config = config_from(line["config"])
             entry = Entry(line["run_id"], line["variant"], line["env"], NamedRun(config, line["names"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number}: {error!r} is missing or misplaced; restore the file") from error
         if run_id(config) != entry.run_id:
             raise UserError(

@@ -3,6 +3,7 @@
 conf/study ──expand once──▶ manifest ──what is missing, packed──▶ launch ──▶ this machine's cores, or SLURM's
 """
 
+import os
 import re
 import signal
 import sys
@@ -10,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from experiments.choices import names_in
 from experiments.cluster.dry_run import cost, describe, scripts
 from experiments.cluster.launch import Task, freeze_launch
 from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
 from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
 from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standings
-from experiments.compose import CONF, build, check_arguments, choices_in, fitted
+from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
@@ -35,6 +36,8 @@ from experiments.status import Waiting, counts, queued, told
 from experiments.tracking.settings import Tracking
 from experiments.train import leave, stop
 from ppo.config import UserError, choose, positive
+
+Tasks = list[list[PlannedPack]]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -58,10 +61,13 @@ class Request:
         return self.records / "studies" / self.name
 
 
-def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], config_dir: Sequence[str]) -> Request:
+def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], own: Path | None) -> Request:
     """The command line as a Request, or one sentence about what does not fit."""
     study = study_of(cfg)
-    name = str(cfg.name or study_file)
+    name = study_file if cfg.name is None else str(cfg.name)
+    typed = [word.partition("=")[2] for word in overrides if key_of(word) == "name"]
+    if isinstance(cfg.name, int | float) and name not in typed:
+        raise UserError(f"name={typed[-1]} is read as {name}; quote it twice: \"name='{typed[-1]}'\"")
     if not NAME.fullmatch(name):
         raise UserError(f"name={name}: a study's name has letters, digits, dots, dashes and underscores")
     if cfg.retry is not None:
@@ -76,19 +82,20 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
         name: str(value) if name in ("mem", "gpus") and value is not None else value for name, value in site.items()
     }
     cluster = build(Local if site["kind"] == "local" else Slurm, site, "cluster.")
-    parts = None if cfg.parts is None else Path(fitted("parts", cfg.parts, str)).resolve()
+    parts = None if cfg.parts is None else folder_of("parts", cfg.parts).resolve()
     return Request(
         name=name,
         study=study,
-        entries=expand(study, overrides),
-        records=Path(fitted("records", cfg.records, str)).resolve(),
+        entries=expand(study, overrides, own),
+        records=folder_of("records", cfg.records).resolve(),
         cluster=cluster,
         head={
             "cluster": cluster.kind,
             "tracking": asdict(build(Tracking, cfg.tracking, "tracking.")),
             "checkpoint_seconds": checkpoint_seconds,
             "overrides": list(overrides),
-            "config_dir": config_dir,
+            "config_dir": [f"--config-dir={own}"] if own else [],
+            "path": module_path(),
             "requeue": getattr(cluster, "requeue", False),
             "array_size": site_array_size(cluster) if isinstance(cluster, Slurm) else None,
             "parts": None if parts is None else str(parts),
@@ -99,6 +106,12 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], confi
     )
 
 
+def module_path() -> list[str]:
+    """Where this command finds a user's modules, such as a task's: its workers run in another folder."""
+    said = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [str(Path(folder).resolve()) for folder in ("", *filter(None, said))]
+
+
 def launch(request: Request, console: Console) -> int:
     """Freeze, find what is missing, and start it; returns the exit code."""
     (claim,) = claim_all([request.folder / "claim"])
@@ -106,21 +119,24 @@ def launch(request: Request, console: Console) -> int:
         raise UserError(f"{request.name} is being launched by another command ({claim}); experiments.status shows it")
     try:
         with Heartbeat([claim.folder]):
-            entries = freeze(request.folder, request.entries, request.extend)
+            frozen, fresh = agreed(request.folder, request.entries, request.extend)
+            entries, waiting = [*frozen, *fresh], queued_runs(request)
+            tasks: Tasks = []
+            if todo := missing(request, entries, waiting, console):
+                say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
+                tasks = tasks_of(request.cluster, todo, console)  # refuses what cannot run, before anything is frozen
+            freeze(request.folder, request.entries, request.extend)
             overrides, parts = request.head["overrides"], request.head["parts"]
             said = {**asdict(request.study), "code_id": code_id(), "overrides": overrides, "parts": parts}
             write_durably(request.folder / "study.json", as_json(said))
-            waiting = queued_runs(request)
-            if todo := missing(request, entries, waiting, console):
-                say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
+            if todo:
                 for entry in todo:  # a fresh start for those that failed
                     (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
                 if isinstance(request.cluster, Slurm):
-                    return submit_packs(request, request.cluster, todo, console)
-                tasks = tasks_of(request.cluster, todo)
+                    return submit_packs(request, request.cluster, tasks, console)
                 packs = [pack for packs in tasks for pack in packs]
-                frozen = freeze_launch(request.folder, ids_of(tasks), request.head)
-                Pool(frozen, packs, request.cluster.places, console).run()
+                begun = freeze_launch(request.folder, ids_of(tasks), request.head)
+                Pool(begun, packs, request.cluster.places, console).run()
             return report(request, entries, waiting, console)
     finally:
         claim.release()
@@ -133,7 +149,7 @@ def preview(request: Request, console: Console) -> int:
     todo = missing(request, entries, queued_runs(request), console)
     say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; measuring this machine …")
     if todo:
-        tasks, cluster = tasks_of(request.cluster, todo), request.cluster
+        tasks, cluster = tasks_of(request.cluster, todo, console), request.cluster
         mirrored = request.head["tracking"]["mode"] != "none"
         places = min(len(tasks), cluster.places if isinstance(cluster, Local) else cluster.throttle or len(tasks))
         gpus = isinstance(cluster, Slurm) and bool(cluster.gres or cluster.gpus)
@@ -174,9 +190,9 @@ def missing(request: Request, entries: Sequence[Entry], waiting: Waiting, consol
     return todo
 
 
-def tasks_of(cluster: Local | Slurm, todo: Sequence[Entry]) -> list[list[PlannedPack]]:
+def tasks_of(cluster: Local | Slurm, todo: Sequence[Entry], console: Console) -> Tasks:
     """Packs for these runs, longest first, and how many of them share a task."""
-    packs = plan(todo, cluster.runs_per_pack, cluster.places, Calibration())
+    packs = plan(todo, cluster.runs_per_pack, cluster.places, Calibration(lambda line: say(console, line)))
     return [packs[first : first + cluster.packs_per_task] for first in range(0, len(packs), cluster.packs_per_task)]
 
 
@@ -184,9 +200,8 @@ def ids_of(tasks: Sequence[Sequence[PlannedPack]]) -> list[Task]:
     return [[[entry.run_id for entry in pack.entries] for pack in packs] for packs in tasks]
 
 
-def submit_packs(request: Request, cluster: Slurm, todo: Sequence[Entry], console: Console) -> int:
+def submit_packs(request: Request, cluster: Slurm, tasks: Tasks, console: Console) -> int:
     """Array jobs for what is missing; returns at once."""
-    tasks = tasks_of(cluster, todo)
     if len(tasks) > cluster.max_tasks:
         waiting = len(tasks) - cluster.max_tasks
         say(console, f"{waiting} tasks wait for a later launch (cluster.max_tasks={cluster.max_tasks})")
@@ -211,20 +226,15 @@ def report(request: Request, entries: Sequence[Entry], waiting: Waiting, console
     return 0 if all(stand.state in COMPLETE for stand in stands) else 1
 
 
-def config_dirs(arguments: Sequence[str]) -> list[str]:
-    """The folder of a user's own configs, as an option that holds from any folder."""
-    said = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
-    said += [after for word, after in pairwise(arguments) if word in ("--config-dir", "-cd")]
-    return [f"--config-dir={Path(folder).resolve()}" for folder in said]
-
-
 @hydra.main(version_base="1.3", config_path="../conf", config_name="launch")
 def main(cfg: DictConfig) -> None:
     try:
         chosen = HydraConfig.get()
         if chosen.runtime.choices["study"] is None:
-            raise UserError(f"say which study: study=…, one of {', '.join(sorted(choices_in(CONF / 'study')))}")
-        request = request_of(cfg, chosen.runtime.choices["study"], list(chosen.overrides.task), config_dirs(sys.argv))
+            raise UserError(f"say which study: study=…, one of {', '.join(names_in(CONF / 'study'))}")
+        request = request_of(
+            cfg, chosen.runtime.choices["study"], list(chosen.overrides.task), own_folder(sys.argv[1:])
+        )
         with explained(request.records):
             code = preview(request, Console()) if fitted("dry_run", cfg.dry_run, bool) else launch(request, Console())
     except UserError as error:
@@ -237,6 +247,7 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     try:
+        check_first(sys.argv[1:])
         check_arguments(sys.argv[1:], "launch")
     except UserError as error:
         stop(str(error))

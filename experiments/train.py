@@ -6,18 +6,22 @@ python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
 import os
 import signal
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.cluster.progress import Progress
-from experiments.compose import build, check_arguments, fitted, runs_of
+from experiments.compose import build, check_arguments, check_first, fitted, folder_of, runs_of
 from experiments.records.record import Record
 from experiments.runner import Interrupted, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.config import UserError, positive
+
+BARE = (
+    "say what to train, such as env=hopper algo=clip, which takes 1,000,000 env steps; env_steps=… shortens it, "
+    "num_seeds=… repeats it, and --help tells the rest"
+)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -26,7 +30,7 @@ def main(cfg: DictConfig) -> None:
         runs = runs_of(cfg, HydraConfig.get().runtime.choices)
         seconds = fitted("checkpoint_seconds", cfg.checkpoint_seconds, float)
         positive("checkpoint_seconds", seconds, zero=True)
-        records = Path(fitted("records", cfg.records, str))
+        records = folder_of("records", cfg.records)
         mirror = MirrorProcess(
             build(Tracking, cfg.tracking, "tracking."), records, [Record(records, run).folder for run in runs]
         )
@@ -67,6 +71,7 @@ def leave(code: int) -> None:
 
 if __name__ == "__main__":
     try:
+        check_first(sys.argv[1:], BARE)
         check_arguments(sys.argv[1:])
     except UserError as error:
         stop(str(error))

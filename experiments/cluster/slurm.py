@@ -114,7 +114,9 @@ def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: 
         "output": in_pattern(launch.folder / "logs" / "follow-up.log"),
     }
     named = shlex.join([launch.study.name, "--records", str(launch.records), "--missing", "mark"])
+    path = os.pathsep.join(head.get("path", []))  # of a user's modules
     again = f"{shlex.quote(python)} -m experiments.study {shlex.join(words)}"
+    again = f"env {shlex.quote(f'PYTHONPATH={path}')} {again}" if path else again
     report = f"{shlex.quote(python)} -m analysis.report {named}"
     plain = replace(options, gres=None, gpus=None, cpus_per_task=1)
     return script(plain, directives, code, again, report)

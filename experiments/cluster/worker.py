@@ -54,6 +54,7 @@ def say(line: str) -> None:
 def work(launch: Launch, ids: list[str]) -> int:
     """Train these runs; returns the exit code."""
     head = launch.head()
+    sys.path[1:1] = head.get("path", [])  # after the launch's own code: a task may be in a user's module
     check_code(head)
     runs = [entry.run for entry in launch.entries(ids)]
     folders = [Record(launch.records, run).folder for run in runs]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 
 from experiments.cluster import worker
 from experiments.files import create_once
+from experiments.identity import code_id
 from experiments.records import checkpoint
 from experiments.runner import explained
 from ppo.config import UserError
@@ -114,6 +116,20 @@ def test_the_benchmark_refuses_in_one_sentence_too(argument: str, words: str) ->
 
 def test_the_benchmark_on_frames_refuses_to_measure_nothing() -> None:
     assert_refused(command("experiments.benchmark_atari", "--rounds", "0"), "--rounds=0 must be")
+
+
+def test_a_bare_command_trains_nothing_and_asks() -> None:
+    assert_refused(command("experiments.train"), "say what to train", "1,000,000 env steps", "--help")
+
+
+def test_help_tells_what_a_command_does_and_version_is_ours() -> None:
+    for module in ("experiments.train", "experiments.study", "experiments.benchmark"):
+        done = command(module, "--help")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(f"python -m {module}") == 2, "two examples"
+        assert "powered by Hydra" not in done.stdout
+    done = command("experiments.study", "--version")
+    assert done.stdout == f"ppo-replication {version('ppo-replication')}, code {code_id()}\n"
 
 
 def test_records_that_are_a_file_are_refused(tmp_path: Path) -> None:

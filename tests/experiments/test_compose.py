@@ -1,5 +1,6 @@
 """What a command line means, where its values come from, and which id its runs get."""
 
+import builtins
 import copy
 import itertools
 import re
@@ -15,7 +16,16 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from experiments import identity
-from experiments.compose import CONF, NamedRun, check_arguments, runs_of
+from experiments.compose import (
+    CONF,
+    WORDS,
+    NamedRun,
+    check_arguments,
+    folder_of,
+    known_keys,
+    resolved_backend,
+    runs_of,
+)  # fmt: skip
 from ppo.config import OBJECTIVES, Algo, Env, Profile, RunConfig, UserError
 from tests.conftest import ROOT
 
@@ -370,3 +380,75 @@ def test_every_single_setting_changes_the_id(config: RunConfig) -> None:
     assert len(everywhere) == sum(len(fields(part)) for part in (Algo, Profile, Env, RunConfig)) - 3
     ids = {path: identity.run_id(flipped(config, path)) for path in everywhere}
     assert len({identity.run_id(config), *ids.values()}) == len(everywhere) + 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("lr=1e-3", "it is called profile.stepsize here"),
+        ("total_timesteps=1e5", "it is called env_steps here"),
+        ("n_envs=8", "it is called profile.actors here"),
+        ("clip_range=0.1", "it is called algo.epsilon here"),
+        ("ent_coef=0.01", "it is called profile.entropy_coef here"),
+        ("n_steps=128", "it is called profile.horizon here"),
+        ("algo=ppo", "PPO is algo=clip"),
+        ("env=pong", "say env=atari/pong"),
+        ("env=ALE/MsPacman-v5", "say env=atari/ms_pacman"),
+        ("env=PongNoFrameskip-v4", "say env=atari/pong"),
+        ("env=HalfCheetah-v4", "say env=halfcheetah"),
+        ("env=HalfCheetah-v5", "say env=halfcheetah env.version=v5"),
+        ("env=LunarLander-v3", "env=cartpole env.id="),
+    ],
+)
+def test_words_of_other_libraries_get_ours(argument: str, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_arguments([argument])
+    assert words in str(refused.value)
+
+
+def test_other_libraries_words_are_translated_to_keys_that_exist() -> None:
+    assert set(WORDS.values()) <= set(known_keys("config"))
+    assert not set(WORDS) & set(known_keys("config"))
+
+
+def test_a_file_with_the_name_of_one_of_ours_is_refused(tmp_path: Path) -> None:
+    """Hydra would take ours in silence."""
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "hopper.yaml").write_text("id: Walker2d-v4\n")
+    for arguments in (["env=hopper"], ["algo=clip"]):  # chosen, or hopper by default
+        with pytest.raises(UserError, match=r"hopper.yaml: there is a env=hopper in .* give yours another name"):
+            check_arguments([f"--config-dir={tmp_path}", *arguments])
+    with pytest.raises(UserError, match="there is no such folder"):
+        check_arguments([f"--config-dir={tmp_path}/lost", "env=hopper"])
+    with pytest.raises(UserError, match="--config-dir adds files of your own"):
+        check_arguments(["--config-name", "launch", "env=hopper"])
+
+
+@pytest.mark.parametrize("said", ["~", "~/here", "", "~someone/x"])
+def test_a_folder_that_a_shell_should_have_written_out_is_refused(said: str) -> None:
+    with pytest.raises(UserError, match="write the whole path"):
+        folder_of("records", said)
+    assert folder_of("records", "a $HOME b~") == Path("a $HOME b~")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'envpool'", name="envpool"), "EnvPool is not installed here"),
+        (ImportError("libx.so: failed to map segment"), r"cannot be loaded here \(ImportError: libx.so: failed to map"),
+        (MemoryError(), r"EnvPool cannot be loaded here \(MemoryError\)"),
+    ],
+)
+def test_why_envpool_is_not_there_is_said_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, words: str
+) -> None:
+    original = builtins.__import__
+
+    def broken(name: str, *more: Any) -> Any:
+        if name == "envpool":
+            raise error
+        return original(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(UserError, match=words):
+        resolved_backend("auto", "Hopper-v4")

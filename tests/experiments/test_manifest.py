@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from experiments.compose import CONF
+from experiments.compose import CONF, check_arguments
 from experiments.identity import run_id
-from experiments.manifest import Entry, Study, expand, freeze, read_manifest, study_of
+from experiments.manifest import Entry, Study, composed, expand, freeze, read_manifest, study_of
 from ppo.config import UserError
 
 SMALL = Study(
@@ -101,7 +102,8 @@ def test_the_command_lines_profile_stands_above_the_studys() -> None:
         (["algo.epsilon=0.5"], "algo.epsilon is set by the study's variants clip_0.2"),
         (["algo=clip"], "unconstrained, clip_0.2, kl_adaptive_0.01, random"),
         (["env=hopper"], "environments=[…]"),
-        (["env_steps=1000000"], "env_steps is set by the study's variants random"),
+        (["profile.gamma=0.9", "profile.gamma=0.8", "variants=[]"], "variants=[] picks nothing"),
+        (["environments=[]"], "environments=[] picks nothing"),
         (["variants=[clip_0.1]"], "did you mean clip_0.2"),
         (["environments=[cartpol]"], "did you mean cartpole"),
         (["++env.version=v5", "environments=[cartpole]"], "env.version=v5: this env has no such setting"),
@@ -116,9 +118,160 @@ def test_what_contradicts_the_study_is_refused(overrides: Sequence[str], words: 
 
 
 @pytest.mark.parametrize(
+    ("study", "overrides", "words"),
+    [
+        (
+            "figure3",
+            ["profile.horizon=80"],
+            "a2c (algo=a2c), a2c_trust_region (algo=a2c_trust_region), trpo (algo=trpo)",
+        ),
+        ("figure3", ["variants=[a2c]", "profile.stepsize=1e-3"], "set by the study's variants a2c (algo=a2c)"),
+        ("figure3", ["variants=[a2c,clip_0.2]", "algo.gae_lambda=0.9"], "variants (a2c 1.0, clip_0.2 0.95)"),
+        ("ladder", ["profile.hidden_sizes=[8]"], "set by the study's variants trpo (algo=trpo)"),
+        ("profiles", ["profile.init=normc"], "profile.init is not the same in all of the study's variants"),
+    ],
+)
+def test_what_an_algos_file_sets_is_set_by_the_variant(study: str, overrides: Sequence[str], words: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        asked(study, *overrides)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_no_algos_file_sets_still_reaches_every_run() -> None:
+    _, entries = asked("figure3", "profile.gamma=0.9", "environments=[hopper]", "variants=[a2c,clip_0.2]", "seed=1")
+    assert {e.run.config.profile.gamma for e in entries} == {0.9}
+    _, entries = asked(
+        "figure3",
+        "variants=[clip_0.2,random]",
+        "profile.horizon=80",
+        "profile.minibatch_size=80",
+        "environments=[hopper]",
+    )
+    assert {e.run.config.profile.horizon for e in entries} == {80}
+    _, entries = asked("profiles", "profile.gamma=0.9", "environments=[hopper]", "variants=[modern/clip_0.2,random]")
+    assert {e.run.config.profile.gamma for e in entries} == {0.9}
+
+
+@pytest.mark.parametrize(
+    ("said", "random", "others"),
+    [("", 204_800, 1_000_000), ("50_000", 50_000, 50_000), ("2e5", 200_000, 200_000), ("3000000", 204_800, 3_000_000)],
+)
+def test_a_variants_own_budget_is_cut_by_the_command_line_and_never_grows(said: str, random: int, others: int) -> None:
+    _, entries = asked(
+        "table1", "environments=[hopper]", "variants=[clip_0.2,random]", *([f"env_steps={said}"] * bool(said))
+    )
+    budgets = {e.variant: e.run.config.env_steps for e in entries}
+    assert budgets == {"clip_0.2": others, "random": random}
+
+
+def test_files_of_ones_own_are_found_in_every_part_of_a_study(tmp_path: Path) -> None:
+    for group, name in (("algo", "clip"), ("env", "hopper"), ("profile", "modern")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text((CONF / group / f"{name}.yaml").read_text())
+    path = f"hydra.searchpath=[file://{tmp_path}]"
+    study = Study(("mine",), {"a": ("algo=mine",), "b": ("algo=trpo",)}, (0,), 4096, "mine")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        a, b = expand(study, [path], own=tmp_path)
+        assert run_id(a.run.config) == run_id(asked_run("profile=modern", "env=hopper", "algo=clip"))
+        assert b.run.config.algo.objective == "trust_region"
+        with pytest.raises(UserError, match="there is no such algo"):
+            expand(study, [path])
+
+
+def asked_run(*overrides: str) -> Any:
+    (run,) = composed([*overrides, "env_steps=4096"])
+    return run.config
+
+
+WHOLE = {"variants": "{a: [algo=clip]}", "environments": "[cartpole]", "seeds": "[0]", "env_steps": "4096"}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("seeds", "3", "study.seeds=3 should be a list"),
+        ("seeds", "[0, 0]", "study.seeds: 0 stands there twice"),
+        ("seeds", "[1.5]", "study.seeds=1.5 should be a whole number"),
+        ("seeds", "['1']", "study.seeds=1 should be a whole number"),
+        ("seeds", "[true]", "study.seeds=True should be a whole number"),
+        ("seeds", "[9007199254740993.0]", "cannot be told"),
+        ("seeds", "[0x10]", "line 3: YAML reads 0x10 as another number"),
+        ("seeds", "[010]", "line 3: YAML reads 010 as another number"),
+        ("seeds", "[1:30]", "line 3: YAML reads 1:30 as another number"),
+        ("env_steps", "4_0:96", "should be a whole number"),
+        ("env_steps", "[4096]", "study.env_steps=[4096] should be a whole number"),
+        ("environments", "cartpole", "study.environments=cartpole should be a list, such as environments: [cartpole]"),
+        ("environments", "[cartpole, cartpole]", "study.environments: cartpole stands there twice"),
+        ("environments", "[on]", "line 2: YAML reads on as true or false"),
+        ("environments", "[1]", "study.environments=1 should be a word"),
+        ("environments", "{cartpole: }", "should be a list"),
+        ("variants", "[clip_0.2]", "study.variants should name what each variant sets"),
+        ("variants", "clip_0.2", "study.variants should name what each variant sets"),
+        ("variants", "{a: algo=clip}", "study.variants.a=algo=clip should be a list of settings"),
+        ("variants", "{a: [algo: clip]}", "should be a list of settings"),
+        ("variants", "{a: }", "study.variants.a=None should be a list of settings"),
+        ("variants", "{a: [clip]}", "clip is not key=value"),
+        ("variants", "{a: [algo=clip, algo=trpo]}", "study.variants.a: algo stands there twice"),
+        ("variants", "{a: [env=hopper]}", "study.variants.a: env=hopper is not for one variant"),
+        ("variants", "{a: [records=x]}", "study.variants.a: records=x is not for one variant"),
+        ("variants", "{a: [--config-dir=x]}", "--config-dir=x is not a setting"),
+        ("variants", "{1: [algo=clip]}", 'line 1: YAML does not read the name 1 as text; write "1"'),
+        ("variants", "{on: [algo=clip]}", 'line 1: YAML does not read the name on as text; write "on"'),
+        ("variants", "{1e3: [algo=clip]}", 'write "1e3"'),
+        ("variants", "{0.10: [algo=clip]}", 'write "0.10"'),
+        ("variants", "{'a ': [algo=clip]}", "'a ' is no name"),
+        ("variants", '{"a\\nb": [algo=clip]}', "is no name"),
+        ("variants", "{a: [algo=clip], a: [algo=trpo]}", "line 1 is not readable YAML: found duplicate key"),
+        ("variants", "{a: [algo=clip", "is not readable YAML"),
+        ("variants", "{a: ['algo.epsilon=${nothing}']}", "nothing"),
+        ("profile", "3", "study.profile=3 should be a word"),
+        ("profile", "[modern]", "study.profile"),
+        ("tables", "scores", "study.tables=scores should be a list"),
+    ],
+)
+def test_a_malformed_study_file_names_what_is_wrong_in_one_sentence(
+    part: str, value: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "study").mkdir()
+    lines = "".join(f"{key}: {text}\n" for key, text in (WHOLE | {part: value}).items())
+    (tmp_path / "study" / "mine.yaml").write_text(lines)
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(UserError) as refusal:
+        check_arguments([f"--config-dir={tmp_path}", "study=mine"], "launch")
+        cfg = compose("launch", ["study=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+        expand(study_of(cfg), ["study=mine"])
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "3\n", "- a\n", "a: [\n", "seeds: \tx: 1\n", "\x00", "a: b: c\n"])
+def test_a_study_file_that_is_no_study_breaks_no_other(text: str, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "bad.yaml").write_text(text)
+    check_arguments([f"--config-dir={tmp_path}", "study=quick"], "launch")
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(UserError) as refusal:
+        check_arguments([f"--config-dir={tmp_path}", "study=bad"], "launch")
+        study_of(compose("launch", ["study=bad", f"hydra.searchpath=[file://{tmp_path}]"]))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["ε = 0.2", "-x", "010", "on", "a,b", "a/b", "naïve"])
+def test_a_variants_name_is_stored_as_it_was_written(name: str, tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = OmegaConf.create({"study": {**SMALL.__dict__, "variants": {name: ["algo=clip"]}}, "variants": None,
+                                "environments": None})  # fmt: skip
+        entries = expand(study_of(cfg), [])
+    freeze(tmp_path / "s", entries, extend=False)
+    assert {entry.variant for entry in read_manifest(tmp_path / "s")} == {name}
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"variants": {"a": ("algo=clip",), "b": ("algo=clip", "algo.epsilon=0.2")}}, "a and b are one run"),
+        (
+            {"variants": {"a": ("algo=clip",), "b": ("algo=clip", "algo.epsilon=0.2")}},
+            "variants a on cartpole and b on cartpole are one run",
+        ),
         ({"variants": {"a": ("algo=clop",)}}, "did you mean clip"),
         ({"variants": {"a": ("algo=clip", "algo.epsilom=1")}}, "did you mean algo.epsilon"),
         ({"environments": ("hoper",)}, "did you mean hopper"),

@@ -1,17 +1,23 @@
 """Which runs share a pack, and in what order packs are started."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.cluster import packs as packs_module
 from experiments.cluster.dry_run import makespan
 from experiments.cluster.packs import Calibration, even, plan, seconds_per_step
 from experiments.compose import NamedRun
 from experiments.identity import run_id
 from experiments.manifest import Entry
-from ppo.config import Algo, pack_key
+from ppo.config import Algo, UserError, pack_key
 from tests.conftest import ROWS, small_run
 
 
@@ -89,3 +95,82 @@ def test_calibration_measures_once_per_task_and_larger_packs_cost_less_per_run()
 )
 def test_calibration_takes_whole_minibatches_of_any_size(profile: dict[str, int]) -> None:
     assert seconds_per_step(small_run(env="CartPole-v1", profile=profile), 1) > 0
+
+
+def test_calibration_survives_a_run_that_diverges_at_once() -> None:
+    run = small_run(env="InvertedPendulum-v4", profile={"stepsize": 100.0})
+    assert Calibration()(run, 3) > 0
+
+
+class Broken(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Two numbers to see and one to act; `step` is the test's."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, step: Callable[[], None]):
+        self.fault = step
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Any]:
+        super().reset(seed=seed)
+        return np.zeros(2), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        try:
+            self.fault()
+        except ValueError:
+            pass  # as an environment may swallow what is not its own
+        return np.zeros(2), 0.0, False, False, {}
+
+
+def raises() -> None:
+    raise ArithmeticError("the knee is out of its joint\nline two")
+
+
+def leaves() -> None:
+    raise SystemExit(3)
+
+
+def hangs() -> None:
+    time.sleep(600)
+
+
+@pytest.fixture
+def registered(request: pytest.FixtureRequest) -> Iterator[None]:
+    gymnasium.register("Broken-v0", lambda: Broken(request.param))
+    yield
+    del gymnasium.registry["Broken-v0"]
+
+
+@pytest.mark.parametrize(
+    ("registered", "words"),
+    [
+        (raises, "ArithmeticError: the knee is out of its joint"),
+        (leaves, "SystemExit: 3"),
+        (hangs, "Overtime: not done after 0.2 seconds"),
+    ],
+    indirect=["registered"],
+)
+@pytest.mark.usefixtures("registered")
+def test_what_breaks_in_calibration_stops_no_other_run(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    good = small_run(env="CartPole-v1")
+    bad = replace(small_run(env="Broken-v0"), backend="gymnasium")
+    measured = [Calibration()(good, 1)]
+    monkeypatch.setattr(packs_module, "CALIBRATION_SECONDS", 0.2)
+    said: list[str] = []
+
+    def rate(config: Any, size: int) -> float:
+        return measured[0] if config is good else Calibration(said.append)(config, size)
+
+    (longest, other) = plan(entries_of(bad, good), 33, 2, rate)
+    assert [entry.run.config for entry in longest.entries] == [good]
+    assert [entry.run.config for entry in other.entries] == [bad]
+    (line,) = said
+    assert (
+        line == f"Broken-v0-clip_0.2.s0: how long it takes could not be measured ({words}); the times here leave it out"
+    )
+
+
+def test_a_task_that_is_not_there_is_still_refused_before_anything_trains() -> None:
+    with pytest.raises(UserError, match="no task Nowhere-v0"):
+        Calibration()(replace(small_run(env="Nowhere-v0"), backend="gymnasium"), 1)

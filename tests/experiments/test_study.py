@@ -143,6 +143,66 @@ def test_a_study_completes_and_the_same_command_has_nothing_left_to_do(tiny: Pat
     assert json.loads(status.stdout)["counts"] == {"done": 12}
 
 
+KNEELER = """
+import gymnasium, numpy
+
+class Kneeler(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), numpy.float64)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), numpy.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return numpy.zeros(2), {}
+
+    def step(self, action):
+        self.steps += 1
+        if BROKEN and self.steps == 5:
+            raise ArithmeticError("the knee broke")
+        return numpy.zeros(2), 1.0, self.steps == 20, False, {}
+
+gymnasium.register(NAME, Kneeler)
+"""
+
+
+def test_own_files_and_modules_are_found_and_only_the_run_that_raises_fails(tmp_path: Path) -> None:
+    """A task in the command's folder, one on a PYTHONPATH that is relative, and a setting that diverges at once."""
+    for folder in ("conf/study", "conf/env", "conf/algo", "conf/profile", "modules"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "kneels.py").write_text(f"BROKEN, NAME = False, 'Kneels-v0'\n{KNEELER}")
+    (tmp_path / "modules/breaks.py").write_text(f"BROKEN, NAME = True, 'Breaks-v0'\n{KNEELER}")
+    for name in ("kneels", "breaks"):
+        (tmp_path / f"conf/env/{name}.yaml").write_text(f"id: {name}:{name.title()}-v0\n")
+    (tmp_path / "conf/algo/own.yaml").write_text((CONF / "algo/clip.yaml").read_text())
+    small = (CONF / "profile/ppo1_2017_08.yaml").read_text().replace("horizon: 2048", "horizon: 256")
+    (tmp_path / "conf/profile/small.yaml").write_text(small)
+    (tmp_path / "conf/study/own.yaml").write_text(
+        "profile: small\nenv_steps: 512\nseeds: [0]\nenvironments: [kneels, breaks]\n"
+        "variants: {good: [algo=own], bad: [algo=own, profile.stepsize=1e300]}\n"
+    )
+    line = [sys.executable, "-m", "experiments.study", "--config-dir", "conf", "study=own", "tracking=none"]
+    path = {**os.environ, "PYTHONPATH": f"modules{os.pathsep}{ROOT}"}
+    done = subprocess.run(line, cwd=tmp_path, env=path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    states = {(entry.env, entry.variant): stand.state for entry, stand in look(tmp_path / "records/studies/own")}
+    assert states == {
+        ("kneels", "good"): "done", ("kneels", "bad"): "diverged", ("breaks", "good"): "failed",
+        ("breaks", "bad"): "failed",
+    }  # fmt: skip
+    assert "failed: breaks_Breaks-v0-clip_0.2.s0" in done.stdout and "ArithmeticError: the knee broke" in done.stdout
+
+
+def test_what_cannot_run_is_refused_before_it_is_frozen(tiny: Path) -> None:
+    (tiny / "conf/env").mkdir()
+    (tiny / "conf/env/lost.yaml").write_text("id: nowhere_at_all:Lost-v0\n")
+    (tiny / "conf/study/tiny.yaml").write_text(STUDY.replace("cartpole", "lost"))
+    refused = launch(tiny)
+    assert refused.returncode == 2
+    assert "No module named 'nowhere_at_all'" in refused.stderr
+    assert not (tiny / "records/studies/tiny/manifest.jsonl").exists()
+
+
 def test_three_kills_at_random_moments_cost_no_byte(tiny: Path) -> None:
     rng = random.Random(os.urandom(8))
     for _ in range(3):
