@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from experiments.cluster.launch import launches_of
-from experiments.cluster.slurm import ask, noted_follow_up, queue, reconcile
+from experiments.cluster.slurm import ask, noted_follow_up, queue, reconcile, surroundings
 from experiments.files import read_json
 from experiments.records.claims import live_owners
 from experiments.status import study_folder
@@ -25,7 +25,7 @@ def cancel(study: Path) -> list[str]:
         last = ask("squeue", "--me", "--noheader", "--format=%A") or ""
         jobs += [job for job in map(noted_follow_up, launches_of(study)) if job in last.split()]
         for job in filter(None, reversed(jobs)):  # the last job first: it waits for the end of the others
-            answer = subprocess.run(["scancel", job], capture_output=True, text=True)
+            answer = subprocess.run(["scancel", job], capture_output=True, text=True, env=surroundings())
             said.append(f"job {job}: {answer.stderr.strip() or 'cancelled'}")
     for claim in study.glob("claim-*"):
         (who,) = live_owners([claim])
