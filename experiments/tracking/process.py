@@ -44,26 +44,33 @@ class Mirrors:
 
     def keep_up(self, over: Callable[[float], bool], patience: float = 0.0) -> bool:
         """Mirror until all are complete or `over(seconds)`, which waits so long, says it is time; True if all went."""
-        with self.heartbeat:
-            last = over(0.0)
-            while True:
-                self.look()
-                deadline = time.monotonic() + patience  # for a mirror that is ending, of a trainer before ours
-                while last and self.taken and time.monotonic() < deadline:
-                    time.sleep(0.2)
-                    self.look()
-                if last or time.monotonic() >= self.retry_at:
-                    self.open()
-                self.close([mirror for mirror in self.opened if last or not self.follow(mirror)], last)
-                if last or not (self.unseen or self.taken or self.waiting or self.opened):
-                    break
-                last = over(START_SECONDS if self.unseen else POLL_SECONDS)
-        for mirror in self.waiting:
-            self.end(mirror, "FAILED")
+        try:
+            with self.heartbeat:
+                self._keep_up(over, patience)
+        finally:  # a full disk may have stopped it anywhere
+            for claim in self.claims.values():
+                claim.release()
         for taken in self.taken.values():
             self.say(str(taken))
         self.ended["left to another mirror"] = len(self.taken)
         return self.ended["FAILED"] == 0 and not (patience and self.taken)
+
+    def _keep_up(self, over: Callable[[float], bool], patience: float) -> None:
+        last = over(0.0)
+        while True:
+            self.look()
+            deadline = time.monotonic() + patience  # for a mirror that is ending, of a trainer before ours
+            while last and self.taken and time.monotonic() < deadline:
+                time.sleep(0.2)
+                self.look()
+            if last or time.monotonic() >= self.retry_at:
+                self.open()
+            self.close([mirror for mirror in self.opened if last or not self.follow(mirror)], last)
+            if last or not (self.unseen or self.taken or self.waiting or self.opened):
+                break
+            last = over(START_SECONDS if self.unseen else POLL_SECONDS)
+        for mirror in self.waiting:
+            self.end(mirror, "FAILED")
 
     def look(self) -> None:
         """Find the records that have appeared and that nobody has mirrored to their end."""
