@@ -69,6 +69,15 @@ def versions_of(study: str, records: Path) -> dict[str, str]:
     return versions
 
 
+def refuse_faulty(runs: pd.DataFrame) -> None:
+    """Runs whose environment handed out what was no number say nothing of the algorithm."""
+    if count := int((runs["status"] == "faulty").sum()):
+        raise RecordError(
+            f"{count} run{'s are' if count > 1 else ' is'} faulty: the environment handed out rewards or observations "
+            "that are not finite; nothing is judged by them, so mend it and train again"
+        )
+
+
 def settings_of(runs: pd.DataFrame) -> dict[tuple[str, str], dict[str, str]]:
     """Every setting but the seed, by variant and task without its version."""
     found = {}

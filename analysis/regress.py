@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import gates
-from analysis.baseline import FOLDER, NUMERICS, Baseline, differences, read_baseline, versions_of
+from analysis.baseline import FOLDER, NUMERICS, Baseline, differences, read_baseline, refuse_faulty, versions_of
 from analysis.collect import collect
 from analysis.curves import Curves, areas, learning_curves
 from analysis.dataset import Dataset, load
@@ -91,6 +91,7 @@ def task_by_task(
 
 def judge(candidate: Dataset, baseline: Baseline, margin: float = MARGIN) -> Judgement:
     """Both gates, and more. The candidate's runs must be comparable: see `analysis.baseline.differences`."""
+    refuse_faulty(candidate.runs)
     runs, look = looked_at(learning_runs(candidate), int(baseline.about["seeds_per_look"]))
     theirs = learning_runs(baseline.dataset)
     zero = random_scores(baseline.runs)

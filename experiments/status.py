@@ -22,7 +22,7 @@ from experiments.files import carried_out, read_json
 from experiments.manifest import Entry, read_manifest
 from ppo.config import UserError, near_matches
 
-STATES = ("done", "diverged", "running", "queued", "stopped", "failed", "missing")
+STATES = ("done", "diverged", "faulty", "running", "queued", "stopped", "failed", "missing")
 WATCH_SECONDS = 5.0
 SHOWN = 20  # of the runs that want a person's eye
 PIPED_WIDTH = 200  # columns
@@ -150,7 +150,7 @@ def table(study: str, stands: Sequence[tuple[Entry, Standing]], note: str = "") 
         grid.add_row(variant, *cells)
     lines = [
         f"{stand.state}: {entry.folder_name} at {stand.iteration / entry.run.config.iterations:.0%}, {stand.note}"
-        for state in ("failed", "stopped", "missing", "running", "queued")
+        for state in ("faulty", "failed", "stopped", "missing", "running", "queued")
         for entry, stand in stands
         if stand.state == state and stand.note
     ]

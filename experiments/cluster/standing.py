@@ -14,14 +14,14 @@ from experiments.manifest import Entry
 from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start
 from ppo.config import RunConfig, UserError
 
-COMPLETE = ("done", "diverged")
+COMPLETE = ("done", "diverged", "faulty")
 
 
 @dataclass(frozen=True)
 class Standing:
     """One run: its state, how far it is, and what a person wants to know about it."""
 
-    state: str  # done | diverged | failed | running | stopped (begun, nobody at work) | missing
+    state: str  # done | diverged | faulty | failed | running | stopped (begun, nobody at work) | missing
     iteration: int = 0
     note: str = ""  # running: who and where; failed: the line of its error; missing, stopped: why; done: its score
     steps_per_second: float = 0.0  # of the run's whole pack, while it runs
@@ -64,8 +64,13 @@ def standing(folder: Path, config: RunConfig, now: float) -> Standing:
     names = {path.name for path in folder.iterdir()}
     if "done.json" in names:
         done = read_json(folder / "done.json")
+        if done["status"] == "faulty":
+            note = "{quantity} not finite at env step {env_step}: the environment's fault".format_map(
+                done["not_finite"]
+            )
+            return Standing("faulty", done["env_steps"] // config.profile.steps, note)
         score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
-        state = "diverged" if done["status"] == "diverged" else "done"
+        state = "done" if done["status"] == "complete" else done["status"]
         return Standing(state, done["env_steps"] // config.profile.steps, score)
     numbers = numbered_in(folder, "attempt-")
     attempt = folder / f"attempt-{max(numbers, default=0)}"

@@ -245,6 +245,16 @@ class TestJudgement:
         assert set(found.by_task) == {"Hopper-v4", "InvertedPendulum-v4"} - set(lost)
         assert "| mean over tasks | – | – | FAIL |" in regress.summary(found, "mine", baseline, 0.1, [], "more")
 
+    def test_runs_of_a_faulty_environment_judge_nothing(self, baseline: Baseline, tmp_path: Path) -> None:
+        """What it handed out was no number, whatever the candidate does."""
+        candidate = part(baseline, tmp_path / "c", range(12))
+        first = candidate.runs.index[candidate.runs["variant"] == "clip_0.2"][0]
+        candidate.runs.loc[first, ["status", "score"]] = ["faulty", np.nan]
+        with pytest.raises(RecordError, match=r"1 run.*faulty"):
+            regress.judge(candidate, baseline)
+        with pytest.raises(RecordError, match=r"1 run.*faulty"):
+            bless.check(Dataset(candidate.folder, candidate.runs, {"left_out": []}))
+
     def test_another_mechanism_is_told_with_its_name(self, baseline: Baseline, tmp_path: Path) -> None:
         candidate = part(baseline, tmp_path / "c", range(12))
         path = candidate.folder / "iterations.parquet"
