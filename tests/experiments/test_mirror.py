@@ -382,7 +382,7 @@ def test_the_command_killed_at_a_random_moment_and_given_again_sends_every_row_o
     time.sleep(np.random.default_rng().uniform(0, 1))
     process.kill()
     process.wait()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert ending(records) == "2 complete"
     assert "experiments.sync" not in done.stderr
@@ -413,5 +413,5 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("torch", 
 def test_training_knows_no_wandb_and_the_mirror_no_torch(program: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     line = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
