@@ -21,17 +21,12 @@ FOLDER = Path(__file__).parent / "baselines"
 SIMULATORS = ("mujoco", "envpool", "gymnasium", "ale-py")  # another version of these is another task
 NUMERICS = ("torch", "numpy")  # another version of these is told, and forbids nothing
 YOUNGER = {
-    "env.max_episode_steps": "null", "profile.actors": "1", "profile.segment": "null", "profile.rollouts": "1",
-    "profile.value_fit": '"joint"', "profile.value_stepsize": "null", "profile.optimiser": '"adam"',
-    "profile.rmsprop_decay": "0.99", "profile.rmsprop_epsilon": "1e-05", "profile.stepsize_kl_target": "null",
-    "algo.delta": "null", "algo.average_decay": "null", "algo.kl_accepted": "null", "algo.backtracks": "null",
-    "algo.cg_iterations": "null", "algo.cg_damping": "null", "algo.fisher_every": "null", "algo.candidates": "null",
-    "algo.elite_fraction": "null", "algo.initial_variance": "null", "algo.extra_std": "null",
-    "algo.extra_generations": "null", "profile.convolutions": '"none"', "profile.lost_life": '"goes_on"',
-    "env.frame_skip": "null", "env.frame_max": "false", "env.frame_stack": "null", "env.screen": "null",
-    "env.noop_max": "null", "env.fire": "false",
+    "profile.actors": "1", "profile.rollouts": "1", "profile.value_fit": '"joint"', "profile.optimiser": '"adam"',
+    "profile.rmsprop_decay": "0.99", "profile.rmsprop_epsilon": "1e-05", "profile.convolutions": '"none"',
+    "profile.lost_life": '"goes_on"', "env.frame_max": "false", "env.fire": "false",
 }  # fmt: skip
-"""Settings younger than some baseline, and what was so before they were: the neutral defaults of ppo/config.py."""
+"""Settings younger than some baseline, and what was so before they were: the neutral defaults of ppo/config.py
+other than null."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,15 @@ def versions_of(study: str, records: Path) -> dict[str, str]:
     return versions
 
 
+def refuse_faulty(runs: pd.DataFrame) -> None:
+    """Runs whose environment handed out what was no number say nothing of the algorithm."""
+    if count := int((runs["status"] == "faulty").sum()):
+        raise RecordError(
+            f"{count} run{'s are' if count > 1 else ' is'} faulty: the environment handed out rewards or observations "
+            "that are not finite; nothing is judged by them, so mend it and train again"
+        )
+
+
 def settings_of(runs: pd.DataFrame) -> dict[tuple[str, str], dict[str, str]]:
     """Every setting but the seed, by variant and task without its version."""
     found = {}
@@ -108,7 +112,7 @@ def differences(runs: pd.DataFrame, versions: Mapping[str, str], baseline: Basel
     found: dict[str, list[str]] = {}
     for cell in sorted(ours.keys() & theirs.keys()):
         for name in sorted(ours[cell].keys() | theirs[cell].keys()):
-            before = YOUNGER.get(name, "absent")
+            before = YOUNGER.get(name, "null")  # what is off is as if it were not there
             mine, stored = ours[cell].get(name, before), theirs[cell].get(name, before)
             if mine != stored:
                 found.setdefault(f"{name}={mine}, not {stored}", []).append(cell[1])

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis import scores
-from analysis.baseline import FOLDER, Baseline, differences, read_baseline, versions_of
+from analysis.baseline import FOLDER, Baseline, differences, read_baseline, refuse_faulty, versions_of
 from analysis.collect import collect
 from analysis.dataset import Dataset, load
 from analysis.records import RecordError
@@ -52,6 +52,7 @@ def check(dataset: Dataset) -> None:
     runs = dataset.runs
     if dataset.note["left_out"]:
         raise RecordError("a baseline has all runs of its study; complete it first")
+    refuse_faulty(runs)
     if (odd := runs["commit"].str.endswith("+")).any():
         raise RecordError(f"{int(odd.sum())} runs were trained with uncommitted changes; commit, and train again")
     if runs["code_id"].nunique() > 1:

@@ -8,6 +8,7 @@ Exit codes: 0 PASS, 1 FAIL, 3 CHANGED (it earns as much, and does something else
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import gates
-from analysis.baseline import FOLDER, NUMERICS, Baseline, differences, read_baseline, versions_of
+from analysis.baseline import FOLDER, NUMERICS, Baseline, differences, read_baseline, refuse_faulty, versions_of
 from analysis.collect import collect
 from analysis.curves import Curves, areas, learning_curves
 from analysis.dataset import Dataset, load
@@ -90,6 +91,7 @@ def task_by_task(
 
 def judge(candidate: Dataset, baseline: Baseline, margin: float = MARGIN) -> Judgement:
     """Both gates, and more. The candidate's runs must be comparable: see `analysis.baseline.differences`."""
+    refuse_faulty(candidate.runs)
     runs, look = looked_at(learning_runs(candidate), int(baseline.about["seeds_per_look"]))
     theirs = learning_runs(baseline.dataset)
     zero = random_scores(baseline.runs)
@@ -112,11 +114,10 @@ def judge(candidate: Dataset, baseline: Baseline, margin: float = MARGIN) -> Jud
 def more_seeds(study: str, candidate: Dataset, records: Path, per_look: int) -> str:
     """The command that trains what the second look takes, and looks: what was said of the study, with more seeds."""
     said = [o for o in candidate.note["study"]["overrides"] if not o.startswith(("name=", "num_seeds=", "extend="))]
-    at = "" if records == Path("records") else f" --records {records}"
-    return (
-        f"python -m experiments.study {' '.join(said)} name={study} num_seeds={gates.LOOKS * per_look} extend=true "
-        f"&& python -m analysis.regress --candidate {study}{at}"
-    )
+    words = [*said, f"name={study}", f"num_seeds={gates.LOOKS * per_look}", "extend=true"]
+    at = [] if records == Path("records") else ["--records", str(records)]
+    commands = (["experiments.study", *words], ["analysis.regress", "--candidate", study, *at])
+    return " && ".join(shlex.join(["python", "-m", *command]) for command in commands)
 
 
 def summary(found: Judgement, study: str, baseline: Baseline, margin: float, notes: Sequence[str], more: str) -> str:

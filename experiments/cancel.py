@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 from experiments.cluster.launch import launches_of
-from experiments.cluster.slurm import ask, noted_follow_up, queue, reconcile
-from experiments.files import read_json
+from experiments.cluster.slurm import ask, noted_follow_up, queue, reconcile, surroundings
+from experiments.files import carried_out, read_json
 from experiments.records.claims import live_owners
 from experiments.status import study_folder
-from ppo.config import UserError
 
 
 def cancel(study: Path) -> list[str]:
@@ -25,7 +24,7 @@ def cancel(study: Path) -> list[str]:
         last = ask("squeue", "--me", "--noheader", "--format=%A") or ""
         jobs += [job for job in map(noted_follow_up, launches_of(study)) if job in last.split()]
         for job in filter(None, reversed(jobs)):  # the last job first: it waits for the end of the others
-            answer = subprocess.run(["scancel", job], capture_output=True, text=True)
+            answer = subprocess.run(["scancel", job], capture_output=True, text=True, env=surroundings())
             said.append(f"job {job}: {answer.stderr.strip() or 'cancelled'}")
     for claim in study.glob("claim-*"):
         (who,) = live_owners([claim])
@@ -46,17 +45,14 @@ def asked_to_stop(pid: int) -> str:
     return "asked to checkpoint and stop"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.cancel", description="Stop a study.")
     parser.add_argument("name", help="the study's name")
     parser.add_argument("--records", type=Path, default=Path("records"))
     options = parser.parse_args()
-    try:
-        print("\n".join(cancel(study_folder(options.name, options.records.resolve()))) or "nothing of it is running")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    print("\n".join(cancel(study_folder(options.name, options.records.resolve()))) or "nothing of it is running")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(carried_out(main))

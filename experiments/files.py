@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +49,17 @@ def numbered_in(folder: Path, before: str, after: str = "") -> list[int]:
 
 def write_durably(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # writing and fsync do not say where
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def create_once(path: Path, content: bytes) -> bool:
@@ -92,3 +101,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def carried_out(command: Callable[[], int]) -> int:
+    """Run a command to its exit code; what the disk refuses is one sentence, and a reader that has gone is none."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None:  # a library's own, none of the system
+            raise
+        if error.filename is None:  # standard output: what is left of it would fail again at the end of the process
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 1
+        what, where = FULL.get(error.errno, error.strerror), error.filename or "standard output"
+        print(f"error: {what} ({where})", file=sys.stderr)
+        return 2

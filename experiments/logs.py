@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from experiments.cluster.launch import launches_of
+from experiments.files import carried_out
 from experiments.manifest import read_manifest
 from experiments.records.find import find_run
 from ppo.config import UserError
@@ -53,20 +54,17 @@ def logs_meant(name: str, records: Path) -> list[Path]:
     return logs
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.logs", description="The log of a study's run.")
     parser.add_argument("run", help="a run's folder, or the beginning of its name or id")
     parser.add_argument("--records", type=Path, default=Path("records"))
     parser.add_argument("--lines", type=int, default=40, help="of the newest log's end (default: 40)")
     options = parser.parse_args()
-    try:
-        logs = logs_meant(options.run, options.records.resolve())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    logs = logs_meant(options.run, options.records.resolve())
     print(*logs, sep="\n", file=sys.stderr)
     print("\n".join(logs[-1].read_text(errors="replace").splitlines()[-options.lines :]))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(carried_out(main))

@@ -18,7 +18,7 @@ from rich.text import Text
 from experiments.cluster.launch import Launch, launches_of
 from experiments.cluster.slurm import Queued, Silent, in_queue
 from experiments.cluster.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
-from experiments.files import read_json
+from experiments.files import carried_out, read_json
 from experiments.manifest import Entry, read_manifest
 from ppo.config import UserError, near_matches
 
@@ -150,7 +150,7 @@ def table(study: str, stands: Sequence[tuple[Entry, Standing]], note: str = "") 
         grid.add_row(variant, *cells)
     lines = [
         f"{stand.state}: {entry.folder_name} at {stand.iteration / entry.run.config.iterations:.0%}, {stand.note}"
-        for state in ("failed", "stopped", "missing", "running", "queued")
+        for state in ("faulty", "failed", "stopped", "missing", "running", "queued")
         for entry, stand in stands
         if stand.state == state and stand.note
     ]
@@ -158,7 +158,7 @@ def table(study: str, stands: Sequence[tuple[Entry, Standing]], note: str = "") 
     return Group(grid, *map(Text, filter(None, [note, *lines[:SHOWN], *more])))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.status", description="How a study stands.")
     parser.add_argument("name", help="the study's name")
     parser.add_argument("--records", type=Path, default=Path("records"))
@@ -179,12 +179,9 @@ def main() -> None:
                     time.sleep(WATCH_SECONDS)
                     stands, note = look_anyway(study)
                     live.update(table(options.name, stands, note))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0 if complete(stands) else 1)
+        return 130
+    return 0 if complete(stands) else 1
 
 
 def complete(stands: Sequence[tuple[Entry, Standing]]) -> bool:
@@ -203,4 +200,4 @@ def as_text(stands: Sequence[tuple[Entry, Standing]], note: str = "") -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(carried_out(main))

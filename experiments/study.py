@@ -24,7 +24,8 @@ from experiments.cluster.dry_run import cost, describe, scripts
 from experiments.cluster.launch import Task, freeze_launch
 from experiments.cluster.local import Local, Pool
 from experiments.cluster.packs import Calibration, PlannedPack, plan
-from experiments.cluster.slurm import Slurm, in_queue, site_array_size, submit
+from experiments.cluster.site import Slurm
+from experiments.cluster.slurm import Silent, in_queue, site_array_size, submit
 from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standings
 from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
@@ -97,7 +98,7 @@ def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], own: 
             "config_dir": [f"--config-dir={own}"] if own else [],
             "path": module_path(),
             "requeue": getattr(cluster, "requeue", False),
-            "array_size": site_array_size(cluster) if isinstance(cluster, Slurm) else None,
+            "array_size": site_array_size(cluster, cfg.dry_run is True) if isinstance(cluster, Slurm) else None,
             "parts": None if parts is None else str(parts),
         },
         retry=cfg.retry is not None,
@@ -146,7 +147,12 @@ def preview(request: Request, console: Console) -> int:
     """Print what `launch` would do, and do nothing."""
     frozen, fresh = agreed(request.folder, request.entries, request.extend)
     entries = [*frozen, *fresh]
-    todo = missing(request, entries, queued_runs(request), console)
+    try:
+        waiting = queued_runs(request)
+    except Silent:
+        waiting = {}
+        say(console, "squeue does not answer: runs that wait in its queue are shown as still to train")
+    todo = missing(request, entries, waiting, console)
     say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; measuring this machine …")
     if todo:
         tasks, cluster = tasks_of(request.cluster, todo, console), request.cluster

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments.files import read_lines
+from experiments.files import carried_out, read_lines
 from experiments.tracking.mirror import Target
 from experiments.tracking.process import Mirrors, drop_settings_of_others, leave, told
 from experiments.tracking.settings import Tracking
@@ -35,7 +35,8 @@ def folders_of(place: str, records: Path) -> tuple[Path, list[Path]]:
     return runs[0].parent.parent.parent, runs
 
 
-def main() -> None:
+def send() -> int:
+    """What the command line asks for; returns the exit code."""
     defaults = Tracking()
     parser = argparse.ArgumentParser(prog="python -m experiments.sync", description="Send records to a W&B server.")
     parser.add_argument("place", nargs="?", help="folder of records, or a study (default: all of --records)")
@@ -44,11 +45,7 @@ def main() -> None:
     parser.add_argument("--entity", default=defaults.entity, help="user or team (default: the key's)")
     options = parser.parse_args()
     drop_settings_of_others()
-    try:
-        records, folders = folders_of(options.place or str(options.records), options.records)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        leave(2)
+    records, folders = folders_of(options.place or str(options.records), options.records)
     target = Target(records, "online", options.project, options.entity)
     ended = Counter[str]()
     for first in range(0, len(folders), AT_ONCE):
@@ -58,8 +55,12 @@ def main() -> None:
         print(f"{min(first + AT_ONCE, len(folders))} of {len(folders)}: {told(ended)}", flush=True)
         if ended["FAILED"]:
             print("stopped; give the same command again to go on", file=sys.stderr)
-            leave(1)
-    leave(0)
+            return 1
+    return 0
+
+
+def main() -> None:
+    leave(carried_out(send))
 
 
 if __name__ == "__main__":

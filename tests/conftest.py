@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 
 from experiments.benchmark import TABLE_1
@@ -20,6 +21,10 @@ from ppo.config import Algo, Env, Profile, RunConfig
 ROOT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)
+
+# Whether a test passes must not depend on how busy this machine is, nor on chance.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 ROWS = TABLE_1
 PROFILES = sorted(path.stem for path in (ROOT / "conf" / "profile").glob("*.yaml") if "atari" not in path.stem)

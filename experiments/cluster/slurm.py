@@ -12,69 +12,21 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from experiments.cluster.launch import Launch, launches_of
+from experiments.cluster.site import ALLOWED, Slurm
 from experiments.compose import key_of
 from experiments.files import as_json, read_json, write_durably
-from ppo.config import UserError, positive
+from ppo.config import UserError
 
-ALLOWED = {
-    "partition": r"[A-Za-z0-9_.,-]+",
-    "account": r"[A-Za-z0-9_.-]+",
-    "qos": r"[A-Za-z0-9_.-]+",
-    "constraint": r"[A-Za-z0-9_.,&|*()\[\]-]+",
-    "time": r"(\d+-)?\d{1,3}(:\d{2}){0,2}",
-    "mem": r"\d+[KMGT]?",
-    "gres": r"[A-Za-z0-9_.,:-]+",
-    "gpus": r"[A-Za-z0-9_:]+",
-}
-"""What each option may look like; whatever else would be shell or another option."""
+WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+OF_SLURM = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SCONTROL_")
+"""Variables with which the surroundings could change what its commands do: none of them reaches one."""
 
-
-@dataclass(frozen=True)
-class Slurm:
-    """conf/cluster/slurm.yaml."""
-
-    kind: str = "slurm"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    time: str = "04:00:00"
-    cpus_per_task: int = 1
-    mem: str | None = "2G"
-    gres: str | None = None
-    gpus: str | None = None
-    signal_seconds: int = 120
-    runs_per_pack: int = 33
-    packs_per_task: int = 1
-    throttle: int | None = None
-    max_array_size: int = 1001
-    max_tasks: int = 10_000
-    requeue: bool = True
-    follow_up: int = 0
-    setup: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, pattern in ALLOWED.items():
-            value = getattr(self, name)
-            if value is not None and not re.fullmatch(pattern, str(value)):
-                raise UserError(f"cluster.{name}={value!r} does not look like a {name}; it must match {pattern}")
-        for name in ("cpus_per_task", "signal_seconds", "runs_per_pack", "packs_per_task", "throttle"):
-            positive(f"cluster.{name}", getattr(self, name))
-        for name in ("max_array_size", "max_tasks"):
-            positive(f"cluster.{name}", getattr(self, name))
-        positive("cluster.follow_up", self.follow_up, zero=True)
-        for line in self.setup:
-            if "\n" in line:
-                raise UserError(f"cluster.setup: {line!r} holds a line break; make each shell line an item of its own")
-
-    @property
-    def places(self) -> int:
-        """Packs are not cut smaller to fill a cluster; runs_per_pack says how small they shall be."""
-        return 0
+ANSWER_SECONDS = 60  # squeue and scontrol
 
 
 @dataclass(frozen=True)
@@ -109,7 +61,7 @@ def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: 
     absolute = [f"{key}='{place}'" for key, place in places.items() if place is not None]
     words = [*head["config_dir"], *said, f"cluster.follow_up={options.follow_up - 1}", *absolute]
     directives = {
-        "job-name": f"ppo-{launch.study.name}-{launch.folder.name}-follow-up",
+        "job-name": follow_up_name(launch),
         "dependency": "afterany:" + ":".join(jobs),
         "output": in_pattern(launch.folder / "logs" / "follow-up.log"),
     }
@@ -120,6 +72,10 @@ def follow_up_script(launch: Launch, jobs: Sequence[str], options: Slurm, code: 
     report = f"{shlex.quote(python)} -m analysis.report {named}"
     plain = replace(options, gres=None, gpus=None, cpus_per_task=1)
     return script(plain, directives, code, again, report)
+
+
+def follow_up_name(launch: Launch) -> str:
+    return f"ppo-{launch.study.name}-{launch.folder.name}-follow-up"
 
 
 def script(options: Slurm, directives: dict[str, str], code: str, *commands: str) -> str:
@@ -148,9 +104,10 @@ def script(options: Slurm, directives: dict[str, str], code: str, *commands: str
 
 def in_directive(path: Path) -> str:
     """A path as sbatch reads it in a directive: what would end, quote or comment it out is refused."""
-    if re.search(r"[\s'\"\\#]", str(path)):
+    if re.search(r"[\s\x00-\x1f\x7f'\"\\#]", str(path)):
         raise UserError(
-            f"{path} has a blank, a quote, a backslash or a #, which sbatch cannot be told; choose another records="
+            f"{str(path)!r} has a blank, a quote, a backslash, a # or a control character, which sbatch cannot be "
+            "told; choose another records="
         )
     return str(path)
 
@@ -167,15 +124,19 @@ def parts_of(study: str, launch: str, count: int, array_size: int) -> list[Part]
     return [Part(f"{stem}-{o}-{uuid.uuid4().hex[:8]}", o, min(array_size, count - o)) for o in offsets]
 
 
-def site_array_size(options: Slurm) -> int:
+def site_array_size(options: Slurm, dry_run: bool) -> int:
     """The largest array this site takes: MaxArraySize as scontrol says it, else the configured one.
 
-    Raises UserError where there is no SLURM.
+    Raises UserError where there is no SLURM and one is needed.
     """
-    if shutil.which("sbatch") is None:
+    if shutil.which("sbatch") is None and not dry_run:
         raise UserError("sbatch is not here; launch from a login node of the cluster, or use cluster=local")
     answer = ask("scontrol", "show", "config")
-    said = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer or "", re.MULTILINE)
+    said = re.search(r"^MaxArraySize\s*=\s*([0-9]+)", answer or "", re.MULTILINE)
+    if said and int(said[1]) == 0:
+        raise UserError("this site takes no job arrays (scontrol show config: MaxArraySize = 0); use cluster=local")
+    if said is None and dry_run:
+        print(f"scontrol does not say MaxArraySize; cluster.max_array_size={options.max_array_size} stands in")
     return int(said[1]) if said else options.max_array_size
 
 
@@ -186,29 +147,47 @@ def submit(launch: Launch, options: Slurm) -> list[Part]:
     scripts = [array_script(launch, part, options, head["code"], sys.executable) for part in parts]
     note(launch, parts)
     for number, text in enumerate(scripts):
-        path = launch.folder / f"array-{parts[number].offset}.sh"
+        part = parts[number]
+        path = launch.folder / f"array-{part.offset}.sh"
         write_durably(path, text.encode())
-        parts[number] = replace(parts[number], job=sbatch(path, parts[:number]))
+        parts[number] = replace(part, job=sbatch(path, part.name, parts[:number]))
         note(launch, parts)
     if options.follow_up:
         path = launch.folder / "follow-up.sh"
         jobs = [part.job for part in parts if part.job]
         write_durably(path, follow_up_script(launch, jobs, options, head["code"], sys.executable).encode())
-        note(launch, parts, follow_up=sbatch(path, parts))
+        note(launch, parts, follow_up=sbatch(path, follow_up_name(launch), parts))
     return parts
 
 
-def sbatch(path: Path, before: Sequence[Part]) -> str:
-    """The id of the job submitted; sbatch's own words if it refuses."""
-    # The variables of a surrounding job would become this one's.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment |= {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
-    answer = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, env=environment)
+def sbatch(path: Path, name: str, before: Sequence[Part]) -> str:
+    """The id of the job submitted, whose name is in the script; sbatch's own words if it refuses."""
+    answer = subprocess.run(
+        ["sbatch", "--parsable", str(path)], capture_output=True, text=True, errors="replace", env=surroundings()
+    )
+    done = f"; submitted before it: {', '.join(part.job for part in before if part.job)}" if before else ""
     if answer.returncode != 0:
         words = " ".join(answer.stderr.split())
-        done = f"; submitted before it: {', '.join(part.job for part in before if part.job)}" if before else ""
-        raise UserError(f"sbatch refused {path}: {words}{done}. Give the same command again when that is mended")
-    return answer.stdout.strip().partition(";")[0]
+        unused = ", ".join(sorted(variable for variable in os.environ if variable.startswith("SBATCH_")))
+        hint = f" ({unused} of the environment is not used: cluster.* says what is asked for)" if unused else ""
+        raise UserError(f"sbatch refused {path}: {words}{hint}{done}. Give the same command again when that is mended")
+    if job := re.fullmatch(r"([1-9][0-9]*)(;[^\s;]+)?\n?", answer.stdout):
+        return job[1]
+    if found := in_queue_as(name):
+        return found
+    raise UserError(
+        f"sbatch took {path}, but its answer {answer.stdout.strip()!r} is no job id, and squeue shows no job {name}"
+        f"{done}. Give the same command again: it looks for that job before it submits anything"
+    )
+
+
+def surroundings() -> dict[str, str]:
+    """The environment of SLURM's commands, and of jobs: of its own variables only those that say where it is."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in WHERE_SLURM_IS or not name.startswith(OF_SLURM)
+    }  # fmt: skip
 
 
 def note(launch: Launch, parts: Sequence[Part], follow_up: str | None = None) -> None:
@@ -245,25 +224,37 @@ def queue() -> dict[tuple[str, int], Queued]:
 
     Raises Silent where squeue cannot be asked: guessing could train a run twice.
     """
-    answer = ask("squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%N|%r|%j")
-    if answer is None:
-        raise Silent("squeue does not answer; what is queued is unknown, so nothing was done")
     found = {}
-    for line in answer.splitlines():
+    for line in of_squeue("--me", "--noheader", "--array", "--format=%F|%K|%T|%N|%r|%j"):
+        if not re.fullmatch(r"[0-9]+(\|[^|]*){4}\|.*", line):
+            raise Silent(f"squeue answers {line!r}, which is not understood; what is queued is unknown")
         job, index, state, node, reason, _ = line.split("|", 5)
-        if index.isdigit():
+        if index.isdecimal():
             found[job, int(index)] = Queued(state, node, reason)
     return found
+
+
+def in_queue_as(name: str) -> str | None:
+    """The id of the job of this name, if the queue has one. Raises Silent where squeue cannot be asked."""
+    ids = {line for line in of_squeue("--noheader", "--format=%F", f"--name={name}") if re.fullmatch("[0-9]+", line)}
+    return ids.pop() if len(ids) == 1 else None
+
+
+def of_squeue(*options: str) -> list[str]:
+    """Lines of squeue's answer."""
+    answer = ask("squeue", *options)
+    if answer is None:
+        raise Silent("squeue does not answer; what is queued is unknown, so nothing was done")
+    return answer.splitlines()
 
 
 def reconcile(launch: Launch) -> list[Part]:
     """The launch's array jobs; one whose id was never noted is looked up by its name."""
     parts = noted(launch)
     for number, part in enumerate(parts):
-        if part.job is None:
-            answer = ask("squeue", "--noheader", "--format=%F", f"--name={part.name}") or ""
-            if ids := answer.split():
-                parts[number] = replace(part, job=ids[0])
+        if part.job is None and (job := in_queue_as(part.name)):
+            parts[number] = replace(part, job=job)
+            with suppress(OSError):  # a full disk, or another user's records: the next look asks again
                 note(launch, parts)
     return parts
 
@@ -286,9 +277,11 @@ def in_queue(study: Path, code_id: str) -> dict[str, tuple[str, Queued]]:
 
 
 def ask(*command: str) -> str | None:
-    """A command's answer; None if it is not there or fails."""
+    """A command's answer; None if it is not there, fails or hangs."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS, env=surroundings()
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout if answer.returncode == 0 else None

@@ -64,6 +64,11 @@ def standing(folder: Path, config: RunConfig, now: float) -> Standing:
     names = {path.name for path in folder.iterdir()}
     if "done.json" in names:
         done = read_json(folder / "done.json")
+        if done["status"] == "faulty":
+            note = "{quantity} not finite at env step {env_step}: the environment's fault".format_map(
+                done["not_finite"]
+            )
+            return Standing("faulty", done["env_steps"] // config.profile.steps, note)
         score = "no episode finished" if done["score"] is None else f"score {done['score']:.1f}"
         state = "done" if done["status"] == "complete" else done["status"]
         return Standing(state, done["env_steps"] // config.profile.steps, score)

@@ -37,6 +37,11 @@ def claim_all(paths: Sequence[Path]) -> "list[Claim | Taken]":
             claimed.append(Claim(path, numbers))
         except Taken as taken:
             claimed.append(taken)
+        except OSError:
+            for claim in claimed:
+                if isinstance(claim, Claim):
+                    claim.release()
+            raise
     return claimed
 
 
@@ -56,7 +61,11 @@ class Claim:
         if (later := max(claims_on(path))) > max(held, default=0) + 1:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise Taken(f"{numbered(path, later)} was claimed by someone else meanwhile")
-        write_durably(self.folder / "owner.json", as_json(owner()))
+        try:
+            write_durably(self.folder / "owner.json", as_json(owner()))
+        except OSError:
+            self.release()
+            raise
         for number in held:
             shutil.rmtree(numbered(path, number), ignore_errors=True)
 

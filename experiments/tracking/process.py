@@ -19,6 +19,7 @@ from pathlib import Path
 from experiments.records.claims import Claim, Heartbeat, Taken, claim_all
 from experiments.tracking import mirror as wandb_side
 from experiments.tracking.mirror import Mirror, Source, Target, forget_core
+from experiments.tracking.settings import later
 
 START_SECONDS = 1.0  # between looks for records that are not there yet
 POLL_SECONDS = 10.0  # between looks for rows; a checkpoint brings them once a minute
@@ -44,26 +45,33 @@ class Mirrors:
 
     def keep_up(self, over: Callable[[float], bool], patience: float = 0.0) -> bool:
         """Mirror until all are complete or `over(seconds)`, which waits so long, says it is time; True if all went."""
-        with self.heartbeat:
-            last = over(0.0)
-            while True:
-                self.look()
-                deadline = time.monotonic() + patience  # for a mirror that is ending, of a trainer before ours
-                while last and self.taken and time.monotonic() < deadline:
-                    time.sleep(0.2)
-                    self.look()
-                if last or time.monotonic() >= self.retry_at:
-                    self.open()
-                self.close([mirror for mirror in self.opened if last or not self.follow(mirror)], last)
-                if last or not (self.unseen or self.taken or self.waiting or self.opened):
-                    break
-                last = over(START_SECONDS if self.unseen else POLL_SECONDS)
-        for mirror in self.waiting:
-            self.end(mirror, "FAILED")
+        try:
+            with self.heartbeat:
+                self._keep_up(over, patience)
+        finally:  # a full disk may have stopped it anywhere
+            for claim in self.claims.values():
+                claim.release()
         for taken in self.taken.values():
             self.say(str(taken))
         self.ended["left to another mirror"] = len(self.taken)
         return self.ended["FAILED"] == 0 and not (patience and self.taken)
+
+    def _keep_up(self, over: Callable[[float], bool], patience: float) -> None:
+        last = over(0.0)
+        while True:
+            self.look()
+            deadline = time.monotonic() + patience  # for a mirror that is ending, of a trainer before ours
+            while last and self.taken and time.monotonic() < deadline:
+                time.sleep(0.2)
+                self.look()
+            if last or time.monotonic() >= self.retry_at:
+                self.open()
+            self.close([mirror for mirror in self.opened if last or not self.follow(mirror)], last)
+            if last or not (self.unseen or self.taken or self.waiting or self.opened):
+                break
+            last = over(START_SECONDS if self.unseen else POLL_SECONDS)
+        for mirror in self.waiting:
+            self.end(mirror, "FAILED")
 
     def look(self) -> None:
         """Find the records that have appeared and that nobody has mirrored to their end."""
@@ -140,8 +148,9 @@ class Mirrors:
 
 
 def told(ended: Mapping[str, int]) -> str:
-    """'2 complete, 1 so far'."""
-    return ", ".join(f"{count} {stage}" for stage, count in ended.items() if count)
+    """'2 complete, 1 so far'. FAILED are the mirrors, not their runs, and that must not be read from it."""
+    words = {stage: stage.replace("FAILED", "not sent") for stage in ended}
+    return ", ".join(f"{count} {words[stage]}" for stage, count in ended.items() if count)
 
 
 def closing_error(mirror: Mirror) -> Exception | None:
@@ -183,23 +192,28 @@ def main() -> None:
     drop_settings_of_others()
     task = json.loads(first_line(0))
     target = Target(Path(task["records"]), task["mode"], task["project"], task["entity"])
-    terminal = os.dup(2)
-    log = target.records / "wandb" / "mirror.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)  # wandb's own words
+    outputs = [os.dup(2)]  # the terminal
 
     def say(line: str) -> None:
-        for descriptor in (terminal, 2):
+        for descriptor in outputs:
             with suppress(OSError):  # the trainer's terminal may be gone
-                os.write(descriptor, f"{line}\n".encode())
+                os.write(descriptor, f"W&B mirror: {line}; {later(target.records)}\n".encode())
 
     def trainer_is_gone(seconds: float) -> bool:
         return bool(select.select([0], [], [], seconds)[0])
 
-    mirrors = Mirrors([Path(folder) for folder in task["folders"]], target, say)
-    succeeded = mirrors.keep_up(trainer_is_gone, wandb_side.FINISH_SECONDS)
-    if sum(mirrors.ended.values()) > mirrors.ended["complete before"]:
-        print(f"W&B {target.mode}: {told(mirrors.ended)}", file=sys.stderr, flush=True)
+    try:
+        log = target.records / "wandb" / "mirror.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)  # wandb's own words
+        outputs.append(2)
+        mirrors = Mirrors([Path(folder) for folder in task["folders"]], target, say)
+        succeeded = mirrors.keep_up(trainer_is_gone, wandb_side.FINISH_SECONDS)
+        if sum(mirrors.ended.values()) > mirrors.ended["complete before"]:
+            print(f"W&B {target.mode}: {told(mirrors.ended)}", file=sys.stderr, flush=True)
+    except Exception as error:
+        say(f"stopped: {sentence(error)}")
+        succeeded = False
     leave(0 if succeeded else 1)
 
 

@@ -1,12 +1,14 @@
 """What a trainer knows of W&B: that a mirror may run beside it. Nothing here can stop, slow or change training."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ppo.config import choose
 
@@ -26,6 +28,11 @@ class Tracking:
         choose("tracking.mode", self.mode, MODES)
 
 
+def later(records: Path) -> str:
+    """What a mirror's trouble means, and what mends it."""
+    return f"training is not affected; {shlex.join(['python', '-m', 'experiments.sync', str(records)])} sends the rest"
+
+
 class MirrorProcess:
     """The mirror beside a pack; when its standard input closes, it knows that we are gone.
 
@@ -35,13 +42,19 @@ class MirrorProcess:
 
     def __init__(self, tracking: Tracking, records: Path, folders: Sequence[Path]):
         self.tracking = tracking
-        self.task = {**asdict(tracking), "records": str(records), "folders": [str(folder) for folder in folders]}
+        self.task: dict[str, Any] = {
+            **asdict(tracking),
+            "records": str(records),
+            "folders": [str(folder) for folder in folders],
+        }
         self.process: subprocess.Popen[bytes] | None = None
+        self.wanted = False  # by a trainer that has something to train
 
     def start(self) -> None:
         """Start the mirror, if one is wanted."""
         if self.tracking.mode == "none":
             return
+        self.wanted = True
         with suppress(OSError):  # no mirror then; `experiments.sync` makes up for it
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.tracking.process"],
@@ -55,12 +68,13 @@ class MirrorProcess:
 
     def finish(self) -> str:
         """Training is over: wait for the last rows, within limits. Returns what is to be told, empty if nothing."""
-        if self.process is None or self.process.stdin is None:
+        if not self.wanted:
             return ""
-        with suppress(OSError):
-            self.process.stdin.close()
-        try:
-            code = self.process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            code = 1
-        return "" if code == 0 else "W&B does not have everything yet; python -m experiments.sync sends the rest"
+        code = 1
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                code = self.process.wait(PATIENCE_SECONDS)
+        place = Path(self.task["records"])
+        return "" if code == 0 else f"the W&B mirror does not have everything yet; {later(place)}"

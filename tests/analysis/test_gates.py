@@ -245,6 +245,16 @@ class TestJudgement:
         assert set(found.by_task) == {"Hopper-v4", "InvertedPendulum-v4"} - set(lost)
         assert "| mean over tasks | – | – | FAIL |" in regress.summary(found, "mine", baseline, 0.1, [], "more")
 
+    def test_runs_of_a_faulty_environment_judge_nothing(self, baseline: Baseline, tmp_path: Path) -> None:
+        """What it handed out was no number, whatever the candidate does."""
+        candidate = part(baseline, tmp_path / "c", range(12))
+        first = candidate.runs.index[candidate.runs["variant"] == "clip_0.2"][0]
+        candidate.runs.loc[first, ["status", "score"]] = ["faulty", np.nan]
+        with pytest.raises(RecordError, match=r"1 run.*faulty"):
+            regress.judge(candidate, baseline)
+        with pytest.raises(RecordError, match=r"1 run.*faulty"):
+            bless.check(Dataset(candidate.folder, candidate.runs, {"left_out": []}))
+
     def test_another_mechanism_is_told_with_its_name(self, baseline: Baseline, tmp_path: Path) -> None:
         candidate = part(baseline, tmp_path / "c", range(12))
         path = candidate.folder / "iterations.parquet"
@@ -262,11 +272,12 @@ class TestJudgement:
         candidate = part(baseline, tmp_path / "c", range(12))
         found = regress.judge(candidate, baseline, margin=0.001)
         assert found.decision.verdict == "INCONCLUSIVE"
-        candidate.note["study"] = {"overrides": ["study=regression", "name=mine", "variants=clip_0.2", "num_seeds=12"]}
-        more = regress.more_seeds("mine", candidate, Path("elsewhere"), 12)
+        candidate.note["study"] = {"overrides": ["study=regression", "name=mine", "variants=clip_0.2", "num_seeds=12",
+                                                     "environments=[hopper]"]}  # fmt: skip
+        more = regress.more_seeds("mine", candidate, Path("else where"), 12)
         assert more == (
-            "python -m experiments.study study=regression variants=clip_0.2 name=mine num_seeds=24 extend=true "
-            "&& python -m analysis.regress --candidate mine --records elsewhere"
+            "python -m experiments.study study=regression variants=clip_0.2 'environments=[hopper]' name=mine "
+            "num_seeds=24 extend=true && python -m analysis.regress --candidate mine --records 'else where'"
         )
         assert f"More seeds decide: `{more}`" in regress.summary(found, "mine", baseline, 0.001, [], more)
         last = regress.judge(part(baseline, tmp_path / "d", range(24)), baseline, margin=0.001)
@@ -301,11 +312,24 @@ class TestBaseline:
         three = baseline.runs.assign(config=baseline.runs["config"].str.replace('"actors": 1', '"actors": 3'))
         assert differences(three, VERSIONS, stale) == ["profile.actors=3, not 1 (Hopper, InvertedPendulum)"]
 
+    def test_a_setting_that_is_off_is_as_if_it_were_not_there(self, baseline: Baseline) -> None:
+        """So that a new one in ppo/config.py, off unless said, leaves the stored baselines as good as they were."""
+        runs = baseline.runs
+        off, on = (
+            runs.assign(config=runs["config"].str.replace('"algo": {', f'"algo": {{"newest": {value}, '))
+            for value in ("null", "3")
+        )
+        assert differences(off, VERSIONS, baseline) == []
+        assert differences(on, VERSIONS, baseline) == ["algo.newest=3, not null (Hopper, InvertedPendulum)"]
+        later = Baseline("later", Dataset(baseline.dataset.folder, off, baseline.dataset.note), baseline.about)
+        assert differences(runs, VERSIONS, later) == []
+
     @pytest.mark.parametrize("name", sorted(path.parent.name for path in FOLDER.glob("*/baseline.json")))
     def test_every_setting_of_today_is_in_a_shipped_one_or_known_to_be_younger(self, name: str) -> None:
         stored = json.loads(read_baseline(name).runs["config"].iloc[0])
         parts = {"algo": Algo, "profile": Profile, "env": Env}
-        lacking = {f"{part}.{f.name}" for part, cls in parts.items() for f in fields(cls) if f.name not in stored[part]}
+        lacking = {f"{part}.{f.name}" for part, cls in parts.items() for f in fields(cls)
+                   if f.name not in stored[part] and f.default is not None}  # fmt: skip
         assert lacking <= YOUNGER.keys(), "say in analysis.baseline.YOUNGER what was so before they were"
 
     def test_an_unknown_one_is_named_with_those_that_there_are(self, baseline: Baseline) -> None:

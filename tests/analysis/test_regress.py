@@ -1,6 +1,7 @@
 """From a study to a verdict by the commands: trained, blessed, judged."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_an_undecided_candidate_gets_a_second_look_by_the_command_it_was_told(
     study(records, "undecided", "variants=clip_0.2", "num_seeds=24")
     assert judged(records, baselines, "undecided", "--margin=1e-9") == 4
     told = capsys.readouterr().out
-    command = told.split("More seeds decide: `")[1].split("`")[0].partition(" && ")[0].split()
+    command = shlex.split(told.split("More seeds decide: `")[1].split("`")[0].partition(" && ")[0])
     done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     judged(records, baselines, "undecided", "--margin=1e-9")

@@ -41,6 +41,8 @@ from wandb_server import Server
 
 from experiments.records import checkpoint
 from experiments.records.record import Attempt
+from experiments.tracking import settings as tracking
+from experiments.tracking.settings import MirrorProcess, Tracking
 from tests.conftest import ROOT, Killed, promised
 
 
@@ -279,9 +281,32 @@ def test_a_record_is_the_same_whatever_becomes_of_its_mirror(
     assert "python -m experiments.sync" in dead
     assert set(troubles.values()) == {""}
     assert not (tmp_path / "none" / "wandb").exists()
-    assert [ending(tmp_path / mode) for mode in ("offline", "online", "dead")] == ["2 complete"] * 2 + ["2 FAILED"]
+    assert [ending(tmp_path / mode) for mode in ("offline", "online", "dead")] == ["2 complete"] * 2 + ["2 not sent"]
     lines = [line for line in capfd.readouterr().err.splitlines() if "0.2.s" in line]
     assert lines and all("cannot start" in line for line in lines), "only the dead server is worth a word"
+    assert all(line.startswith("W&B mirror: ") and "training is not affected" in line for line in lines)
+
+
+def test_a_mirror_that_cannot_write_says_so_in_one_line_that_is_not_about_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    task = {"records": str(tmp_path / "file"), "mode": "offline", "project": "ppo", "entity": None, "folders": []}
+    line = [sys.executable, "-m", "experiments.tracking.process"]
+    done = subprocess.run(line, cwd=ROOT, input=json.dumps(task) + "\n", capture_output=True, text=True)
+    (said,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert said.startswith("W&B mirror: ") and "training is not affected; python -m experiments.sync" in said
+
+
+def test_a_mirror_that_could_not_start_is_named_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: Any, **__: Any) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(tracking.subprocess, "Popen", no_more)
+    process = MirrorProcess(Tracking("offline"), tmp_path / "my records", [])
+    assert process.finish() == "", "nothing was to be trained, so none was wanted"
+    process.start()
+    assert "training is not affected" in (said := process.finish())
+    assert f"python -m experiments.sync '{tmp_path}/my records'" in said
 
 
 def ending(records: Path) -> str:
@@ -357,7 +382,7 @@ def test_the_command_killed_at_a_random_moment_and_given_again_sends_every_row_o
     time.sleep(np.random.default_rng().uniform(0, 1))
     process.kill()
     process.wait()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert ending(records) == "2 complete"
     assert "experiments.sync" not in done.stderr
@@ -388,5 +413,5 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("torch", 
 def test_training_knows_no_wandb_and_the_mirror_no_torch(program: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     line = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

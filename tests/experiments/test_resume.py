@@ -326,7 +326,7 @@ def iterations_written(folder: Path) -> int:
     return (folder / "iterations.csv").read_text().count("\n") - 1
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"

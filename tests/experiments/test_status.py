@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from experiments.cancel import cancel
 from experiments.cluster import slurm
@@ -23,7 +24,7 @@ from experiments.logs import logs_meant, logs_of
 from experiments.manifest import Entry, freeze
 from experiments.records.claims import owner
 from experiments.rerun import rerun
-from experiments.status import as_text, look, look_anyway, queued
+from experiments.status import as_text, complete, look, look_anyway, queued, table
 from ppo.config import UserError
 from tests.conftest import small_run, train
 from tests.experiments.test_packs import entries_of
@@ -85,6 +86,21 @@ def test_every_state_is_told_from_its_folder(study: Path) -> None:
     assert stands[3].note == "process 12 on node7, job 99"
     assert stands[5].note == "ValueError: no"
     assert stands[2].steps_per_second == pytest.approx(3 * 256 / 0.3)  # three runs, 256 env steps in three times 0.1 s
+
+
+def test_a_run_of_a_faulty_environment_is_complete_and_says_what_was_not_finite(study: Path) -> None:
+    seen = {"quantity": "rewards", "env_step": 300}
+    done = {"status": "faulty", "score": None, "env_steps": 512, "not_finite": seen}
+    (folder(study.parent.parent, RUNS[0]) / "done.json").write_bytes(as_json(done))
+    stands = look(study)
+    assert stands[0][1] == Standing("faulty", 2, "rewards not finite at env step 300: the environment's fault")
+    words = json.loads(as_text(stands))
+    assert words["counts"]["faulty"] == 1 and words["runs"][0]["state"] == "faulty"
+    assert complete(stands[:2])
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(table("seven", stands))
+    assert "faulty: CartPole-v1-clip_0.2.s0" in shown.get() and "rewards not finite" in shown.get()
 
 
 def test_a_heartbeat_elsewhere_that_stopped_is_no_sign_of_life(study: Path) -> None:

@@ -1,9 +1,10 @@
-"""How often do the gates see a bug that is there? python -m tests.planted.measure [--work FOLDER]
+"""How often do the gates see a bug that is there? python -m tests.planted.measure [--work FOLDER] [--traces]
 
 NAME.patch ──▶ a clone with that bug ──▶ the three gates, as a user runs them ──▶ gates.csv     ┐
                                      ──▶ seeds for further gates              ──▶ runs.parquet  ┴──▶ tests.planted.table
 
-Hours. All that is finished is kept in the work folder, so the same command goes on where the last one ended.
+Hours. All that is finished is kept in the work folder, so the same command goes on where the last one ended. --traces
+asks the exact trace of today's code alone, in minutes, and leaves what was trained as it is.
 """
 
 import argparse
@@ -57,6 +58,22 @@ def checkout(name: str, work: Path) -> Path:
     return folder
 
 
+def trace(folder: Path) -> str:
+    """What the exact trace says of the bug in a checkout."""
+    said = called(folder, "experiments.trace", "--against", "HEAD~1")[1]
+    return " ".join(said.splitlines()[1:])  # after the line that names both sides
+
+
+def traces_of_today() -> None:
+    """Ask the exact trace again, of every bug in today's commit, and write its words to gates.csv."""
+    table = pd.read_csv(HERE / "gates.csv").set_index("bug")
+    for name in bugs():
+        with TemporaryDirectory() as fresh:
+            table.loc[name, "trace"] = trace(checkout(name, Path(fresh)))
+        print(name, table.loc[name, "trace"], flush=True)
+        table.reset_index().to_csv(HERE / "gates.csv", index=False)
+
+
 def gated(name: str, work: Path) -> None:
     """Everything about one bug, or about unchanged code: its runs, and in NAME.json what the three gates said."""
     folder, records = checkout(name, work), f"records={work / 'records'}"
@@ -67,8 +84,7 @@ def gated(name: str, work: Path) -> None:
         called(folder, *study, f"num_seeds={SEEDS_PER_LOOK}")
         code, _ = called(folder, "analysis.regress", "--candidate", name, "--records", str(work / "records"))
         seconds = perf_counter() - began
-        traced = "" if name == UNCHANGED else called(folder, "experiments.trace", "--against", "HEAD~1")[1]
-        traced = " ".join(traced.splitlines()[1:])  # after the line that names both sides
+        traced = "" if name == UNCHANGED else trace(folder)
         verdict = {code: verdict for verdict, code in EXIT.items()}[code]
         said.write_text(json.dumps({"bug": name, "verdict": verdict, "seconds": round(seconds), "trace": traced}))
     more = SEEDS_PER_LOOK * (UNCHANGED_GATES if name == UNCHANGED else GATES)
@@ -88,7 +104,11 @@ def endpoints(study: str, records: Path) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.planted.measure")
     parser.add_argument("--work", type=Path, default=ROOT / "records" / "planted", help="kept between calls")
-    work = parser.parse_args(arguments).work.resolve()
+    parser.add_argument("--traces", action="store_true", help="only what the exact trace says of today's code")
+    options = parser.parse_args(arguments)
+    if options.traces:
+        return traces_of_today()
+    work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     names = [UNCHANGED, *bugs()]
     for name in names:
@@ -99,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found.astype({**floats, "bug": "category"}).to_parquet(HERE / "runs.parquet", compression="zstd", index=False)
     gates = pd.DataFrame([json.loads((work / f"{name}.json").read_text()) for name in names])
     gates.to_csv(HERE / "gates.csv", index=False)
+    return None
 
 
 if __name__ == "__main__":

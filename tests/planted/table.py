@@ -1,6 +1,10 @@
-"""The power table from what was measured: python -m tests.planted.table"""
+"""The power table from what was measured: python -m tests.planted.table [--write]
+
+--write puts it between the two marks in README.md.
+"""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,6 +22,7 @@ from tests.planted.measure import HERE, UNCHANGED
 
 SPLITS = 20  # of the pool into a baseline and candidates
 BASELINE_SEEDS = 96
+MARKS = ("<!-- python -m tests.planted.table --write -->\n", "<!-- end of what it writes -->")
 HEAD = """\
 | planted bug | exact trace | return: FAIL | mechanism: CHANGED | caught | score, share of span | clearest quantity |
 |:--|:--|--:|--:|--:|--:|:--|"""
@@ -128,6 +133,19 @@ def stored() -> tuple[pd.DataFrame, pd.DataFrame, Baseline]:
     return pd.read_parquet(HERE / "runs.parquet"), pd.read_csv(HERE / "gates.csv"), read_baseline("regression")
 
 
-if __name__ == "__main__":
+def block(readme: str) -> str:
+    """What stands between the marks."""
+    return readme.split(MARKS[0])[1].split(MARKS[1])[0]
+
+
+def main() -> None:
     runs, said, baseline = stored()
-    print(bugs_table(runs, said, baseline), unchanged_rates(runs, baseline), sep="\n\n")
+    text = f"{bugs_table(runs, said, baseline)}\n\n{unchanged_rates(runs, baseline)}\n"
+    print(text, end="")
+    if sys.argv[1:] == ["--write"]:
+        readme = (HERE / "README.md").read_text()
+        (HERE / "README.md").write_text(readme.replace(block(readme), f"\n{text}\n"))
+
+
+if __name__ == "__main__":
+    main()

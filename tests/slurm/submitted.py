@@ -55,7 +55,7 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 180, ev
 
 def slurm(*command: str) -> str:
     """The answer of one of SLURM's commands."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
 

@@ -9,8 +9,8 @@
 #SBATCH --constraint=a100|h100
 #SBATCH --time=1-00:00:00
 #SBATCH --mem=16G
-#SBATCH --gres=gpu:a100:1
-#SBATCH --gpus=1
+#SBATCH --gres=lscratch:100
+#SBATCH --gpus=a100:1
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=4
