@@ -17,7 +17,7 @@ from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import Results
 from analysis.scores import UNTRAINED, OneFrom, Scaling, ZeroFrom
-from analysis.statistics import LEVEL, Array, Interval
+from analysis.statistics import FEW, LEVEL, Array
 from analysis.tables import Table, frame, number, returns, span
 
 SYMBOLS = {"epsilon": "ε", "beta": "β", "d_targ": "d_targ"}
@@ -45,7 +45,7 @@ def table1(results: Results) -> Table:
     caption = (
         f"Normalised score: {scale(results)}, averaged over {many(len(results.environments), 'task')} and all runs. "
         f"Ours: mean over tables of {replicate.SEEDS} seeds drawn from ours, each with its own best, as the paper's "
-        f"was. Interval: of our mean ({how_many(results, 'seed')}){exactly(intervals)}. A 3-seed re-run: where "
+        f"was. Interval: of our mean ({how_many(results, 'seed')}){exactly(results)}. A 3-seed re-run: where "
         f"{LEVEL_NAME} of such tables fall."
     )
     return Table("table1", "Table 1 of the paper and ours", caption, frame(shown), frame(rows))
@@ -100,10 +100,9 @@ def scale(results: Results) -> str:
     return f"0 is {ZERO[results.options.scaling.random_from]}, 1 is {ONE[results.options.scaling.best_from]} on a task"
 
 
-def exactly(intervals: Mapping[str, Interval]) -> str:
+def exactly(results: Results) -> str:
     """What intervals of normalised scores leave out; see `scores.score_intervals`."""
-    exact = any(interval.method == "t" for interval in intervals.values())
-    return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * exact
+    return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * (results.seeds < FEW)
 
 
 def many(count: int, what: str) -> str:
@@ -125,10 +124,10 @@ def normalised_scores(results: Results) -> Table:
         shown.append(
             {"variant": variant, **cells, "mean": number(average), f"{LEVEL_NAME} interval": span(low, high) + doubt}
         )
-    methods = {interval.method for interval in results.intervals.values()}
-    method = "Welch–Satterthwaite t" if "t" in methods else "stratified bootstrap"
-    caption = f"Means over runs; {scale(results)}." + (
-        f" Interval: {method}{exactly(results.intervals)}. † hinges on one run: may be too narrow." * bool(methods)
+    method = "Welch–Satterthwaite t" if results.seeds < FEW else "stratified bootstrap"
+    caption = (
+        f"Means over runs; {scale(results)}. Interval: {method}{exactly(results)}. † hinges on one run: may be too "
+        "narrow."
     )
     return Table("normalised", "Normalised scores by task", caption, frame(shown), frame(rows))
 

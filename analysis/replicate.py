@@ -3,12 +3,12 @@
 python -m analysis.replicate DATASET [--random random|initial] [--best variant|run] [--draws 10000] [--seed 0]
 
 A re-run draws 3 runs per variant and task from the dataset's and normalises them by its own best results, as the paper
-did; where some re-runs have no result above the policy that scores 0, there is no judgement. Re-runs are then widened
-for what our own runs leave unknown. Were the paper's runs of the same kind as ours, its table would be one more re-run.
-So each published score is judged by its place among them, and all together by how many of them have a likely one. The
-order of the variants is described, and judges nothing: re-runs stand about our own means and share the luck of these,
-so they agree with each other, and with our means, better than two tables of one truth do. Held against them at 1.7 %,
-the order of a table of the same kind would be called another one in 12 % of the cases where ten rows are equal.
+did; re-runs are then widened for what our own runs leave unknown. Were the paper's runs of the same kind as ours, its
+table would be one more re-run. So each published score is judged by its place among them, and all together by how many
+of them have a likely one. The order of the variants is described, and judges nothing: re-runs stand about our own means
+and share the luck of these, so they agree with each other, and with our means, better than two tables of one truth do.
+Held against them at 1.7 %, the order of a table of the same kind would be called another one in 12 % of the cases where
+ten rows are equal.
 """
 
 import argparse

@@ -72,11 +72,6 @@ def doubts(results: Results) -> list[str]:
         f"{findings.how_many(results, 'seed')}: intervals are Student's t and wide; read small differences as none.": (
             1 < results.seeds < FEW
         ),
-        "Intervals are Student's t, with the returns that score 0 and 1 taken for exact: in some resamples of these "
-        "runs no variant is better than the policy that scores 0.": (
-            results.seeds >= FEW and any(interval.method == "t" for interval in results.intervals.values())
-        ),
-        f"Not judged by Table 1: {results.why_no_reruns}.": results.why_no_reruns,
         f"{findings.many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
         f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,
         f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,

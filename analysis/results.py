@@ -14,7 +14,7 @@ from analysis.curves import Curves, areas, learning_curves
 from analysis.dataset import Dataset
 from analysis.paper import published
 from analysis.records import RecordError, variant_of
-from analysis.scores import UNTRAINED, NoSpan, Raw, References, Scaling
+from analysis.scores import UNTRAINED, Raw, References, Scaling
 from analysis.statistics import Array, Interval
 
 SETTLED = 10_000  # re-runs drawn for the prediction intervals of Table 1
@@ -115,24 +115,9 @@ class Results:
         cannot be."""
         return scores.normalise({v: self.areas[v] for v in self.complete}, self.references) if self.references else {}
 
-    @property
+    @cached_property
     def paper_rows(self) -> list[str]:
         """The variants that are rows of the paper's Table 1, in its order, if the dataset can be set beside it."""
-        return [] if self.why_no_reruns else self.of_table1
-
-    @cached_property
-    def why_no_reruns(self) -> str:
-        """Why rows of Table 1 have no re-runs to be judged by, in one sentence; empty if they have, or there are no
-        rows."""
-        try:
-            _ = self.of_table1 and self.reruns
-        except NoSpan as error:
-            return str(error)
-        return ""
-
-    @cached_property
-    def of_table1(self) -> list[str]:
-        """Rows of Table 1 on its tasks, with as many seeds at least."""
         rows = [variant for variant in published.table1().index if variant in self.complete]
         mujoco = all(environment.rpartition("-")[0] in published.TASKS for environment in self.environments)
         return rows if mujoco and len(rows) > 1 and self.references and self.seeds >= replicate.SEEDS else []
@@ -140,7 +125,7 @@ class Results:
     @property
     def of_paper(self) -> Raw:
         """Raw scores of Table 1's rows and the policy that scores 0 in it."""
-        return {v: self.raw[v] for v in (*self.of_table1, self.options.scaling.random_from)}
+        return {v: self.raw[v] for v in (*self.paper_rows, self.options.scaling.random_from)}
 
     @cached_property
     def reruns(self) -> pd.DataFrame:

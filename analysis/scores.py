@@ -7,7 +7,6 @@ cells together. Runs of one seed share their random draws across variants, and a
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,10 +21,6 @@ ZeroFrom = Literal["random", "initial"]
 OneFrom = Literal["variant", "run"]
 
 UNTRAINED = ("random", "initial")  # uniform actions; the untrained Gaussian policy. No table ranks them
-
-
-class NoSpan(RecordError):
-    """Nothing scores above the policy that scores 0: runs cannot be normalised by themselves."""
 
 
 class Scaling(NamedTuple):
@@ -98,17 +93,15 @@ def require_complete(raw: Raw, variants: Iterable[str], runs: int = 1) -> list[s
 
 
 def references(raw: Raw, scaling: Scaling = SCALING) -> References:
-    """Both references of each environment, from all of its runs. NoSpan if one has none, be it in a single resample."""
+    """Both references of each environment, from all of its runs."""
     environments = require_complete(raw, [scaling.random_from, *trained(raw)])
     zero, one = {}, {}
     for environment in environments:
         cells = [raw[variant][environment] for variant in trained(raw)]
         results = [runs.mean(-1) if scaling.best_from == "variant" else runs.max(-1) for runs in cells]
         zero[environment], one[environment] = raw[scaling.random_from][environment].mean(-1), np.max(results, axis=0)
-        flat = np.mean(one[environment] <= zero[environment])
-        if flat:
-            share = f"in {flat:.2%} of tables drawn from these runs " * bool(np.ndim(one[environment]))
-            raise NoSpan(f"{share}no variant is better than the {scaling.random_from} policy on {environment}")
+        if not (one[environment] > zero[environment]).all():
+            raise RecordError(f"no variant is better than the {scaling.random_from} policy on {environment}")
     return References(zero, one)
 
 
@@ -169,7 +162,7 @@ def score_intervals(
     """Interval of every variant's score in `table`. From ten seeds a bootstrap finds the references anew in each
     resample; below, t intervals take them for exact, which leaves out what they contribute: simulated with Table 1's
     means and spreads and 3 seeds, they hold a score's expectation in 91 % of cases instead of 95 %, and in 81 % where
-    the best single run scores 1. They do so too from ten seeds, where a resample has no span to be normalised by."""
+    the best single run scores 1."""
     variants = trained(raw)
     require_complete(raw, variants, 2)
     scores = normalise(raw, references(raw, scaling))
@@ -182,12 +175,11 @@ def score_intervals(
             again.setdefault(variant, {})[environment] = runs
         return np.stack(list(table(again, scaling).values()), -1)
 
-    ends, method = np.stack([statistics.t_interval(cells, level) for cells in strata.values()], -1), "t"
-    if min(map(statistics.fewest, strata.values())) >= statistics.FEW:
-        with suppress(NoSpan):
-            drawn = statistics.bootstrap_interval([raw[v][e] for v, e in keys], resampled_table, rng, level, resamples)
-            ends, method = drawn, "bootstrap"
+    if few := min(map(statistics.fewest, strata.values())) < statistics.FEW:
+        ends = np.stack([statistics.t_interval(cells, level) for cells in strata.values()], -1)
+    else:
+        ends = statistics.bootstrap_interval([raw[v][e] for v, e in keys], resampled_table, rng, level, resamples)
     return {
-        v: Interval(float(low), float(high), method, statistics.heavy_tailed(strata[v]))
+        v: Interval(float(low), float(high), "t" if few else "bootstrap", statistics.heavy_tailed(strata[v]))
         for v, low, high in zip(variants, *ends, strict=True)
     }

@@ -128,8 +128,7 @@ def normalised(results: Results) -> str:
 
 
 def method(results: Results) -> str:
-    by_t = results.seeds < FEW or any(interval.method == "t" for interval in results.intervals.values())
-    return f"{LEVEL:.0%}, {'Student’s t' if by_t else 'stratified bootstrap'}"
+    return f"{LEVEL:.0%}, {'Student’s t' if results.seeds < FEW else 'stratified bootstrap'}"
 
 
 def beyond(what: str) -> str:

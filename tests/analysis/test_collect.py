@@ -57,7 +57,8 @@ class TestTables:
             assert row == {
                 "run": key, "run_id": head["run_id"], "code_id": code_id(),
                 "variant": "unconstrained" if epsilon is None else f"clip_{epsilon}", "env": "CartPole-v1",
-                "profile": "test", "seed": done["seed"], "status": "complete", "not_finite": "", "measure": "training episodes",
+                "profile": "test", "seed": done["seed"], "status": "complete", "not_finite": "",
+                "measure": "training episodes",
                 "budget": 5120, "env_steps": 5120, "episodes": len(rows), "score": done["score"],
                 "score_episodes": min(len(rows), 100), "peak_mb": resources["peak_mb"],
                 "backend": config["backend"], "numerics": "exact", "device": "cpu",

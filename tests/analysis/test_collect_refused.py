@@ -44,7 +44,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a setting that its digest does not have": ("broken", lambda run: resettled(run), "it was altered"),
     "other env steps": ("broken", lambda run: edit(run / "done.json", env_steps=99), "iterations.csv ends at 5120"),
     "another score": ("broken", lambda run: edit(run / "done.json", score=500.0), "has score 500.0"),
-    "a code id of another": ("broken", lambda run: edit(run / "done.json", code_id="0123456789ab"), "is of code_id 012"),
+    "a code id of another": ("broken", lambda run: edit(run / "done.json", code_id="0123456789ab"), "code_id 012"),
     "an attempt of no number": ("broken", lambda run: edit(run / "done.json", attempt="../x"), "no whole number"),
     "another status": ("broken", lambda run: edit(run / "done.json", status="fine"), "a status that is none of"),
     "a digest of done.json": ("broken", lambda run: digested(run, "0" * 64), "its own digest"),
