@@ -99,6 +99,8 @@ def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[s
                 trouble.add("twice", f"{place} is {seen[key]} again")
             else:
                 seen[key] = place
+                if gaps := json.loads(run.row["config"]).get("gaps"):
+                    note.setdefault("gaps", []).append(f"{place}: {gaps}")
                 if '"seed": "numbered"' in run.row["config"]:
                     note["numbered"].append(f"{run.row['variant']} on {run.row['env']} seed {run.row['seed']}: {place}")
                 yield run
@@ -325,6 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(runs)} runs, {runs['episodes'].sum():,} episodes in {options.out}")
     for kind, names in note["left_out"].items():
         print(f"left out, {listed(kind, names)}")
+    if "gaps" in note:
+        print(f"read without some values, {listed('runs', note['gaps'])}")
     if note["numbered"]:
         print(f"seeds numbered by the place of their folders, {listed('runs', note['numbered'])}")
     return 0
