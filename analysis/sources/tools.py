@@ -99,6 +99,7 @@ def runs_in_folders(
     """Each folder's run."""
     pattern, read = TOOLS[tool]
     numbers: Counter[tuple[str, str]] = Counter()
+    names: dict[tuple[str, str], str] = {}
     for folder in folders:
         files = sorted(folder.glob(pattern))
         try:
@@ -109,6 +110,12 @@ def runs_in_folders(
             variant = told.get("variant") or (f"{tool}_{told['algo']}" if "algo" in told else tool)
             name = variant, told["env"]
             if numbered := "seed" not in told:
+                left = left_over(folder.relative_to(root).as_posix(), told)
+                if (first := names.setdefault(name, left)) != left:
+                    raise Broken(
+                        f"{folder} tells no seed; its name has {left!r} where another of {name[0]} on {name[1]} has "
+                        f"{first!r}: it may have other settings; give each folder as a source with ,variant=NAME,seed=N"
+                    )
                 told["seed"] = str(numbers[name])
                 numbers[name] += 1
             config = config_of(tool, files, options, numbered) | ({"gaps": log.gaps} if log.gaps else {})
@@ -117,6 +124,13 @@ def runs_in_folders(
             yield broken
         except (OSError, ValueError) as error:
             yield Broken(f"{folder} cannot be read: {one_line(error)}")
+
+
+def left_over(name: str, told: Mapping[str, str]) -> str:
+    """What is left of a folder's name without its algorithm, its task and a count at the end of a part."""
+    for known in ("algo", "env"):
+        name = name.replace(told.get(known) or "/", "/")
+    return re.sub(r"(?:(?<![^/])|[_-]|(?<=run)|(?<=exp))\d+(?=/|$)", "", name).strip("/_-")
 
 
 def runs_in_csv(file: Path, options: dict[str, str]) -> Iterator[Collected | Broken]:
