@@ -1,16 +1,29 @@
 """Runs become a dataset: python -m analysis.collect SOURCE... --out DATASET
 
-A source is a study's name, a records root or any folder inside one; `wandb-files:FOLDER`, offline files of Weights &
-Biases; `wandb:ENTITY/PROJECT`, a project on its server; or what other tools leave: `sb3:`, `evaluations:`,
-`tensorboard:FOLDER`, `csv:FILE` (analysis.sources.tools says what they read). What is broken, partial, missing, there
+A source is a study's name, a records root or any folder inside one; a dataset, or a folder of its parts, such as
+analysis/baselines/table1; `wandb-files:FOLDER`, offline files of Weights & Biases; `wandb:ENTITY/PROJECT`, a project
+on its server; or what other tools leave: `sb3:`, `evaluations:`, `tensorboard:FOLDER`, `csv:FILE`
+(analysis.sources.tools says what they read). Each source must give a run. What is broken, partial, missing, there
 twice, without its episodes or mixed under one name is refused with its name; all but the last is left out when
 `--leave-out` says so, and then the dataset says it too.
+
+A CSV file has one row per finished episode, in the order of env steps, and the names of its columns in the first line:
+env_step (of the run, at the episode's end) and return; where known length, variant, env and seed. Other columns are
+ignored. What is the same in all rows may be said behind the name: csv:mine.csv,variant=mine,env=Hopper-v4
+
+    variant,env,seed,env_step,return,length
+    mine,Hopper-v4,0,21,18.5,21
+    mine,Hopper-v4,0,45,25.0,24
+    mine,Hopper-v4,1,19,16.2,19
+
+Beside our numbers: python -m analysis.collect csv:mine.csv analysis/baselines/table1 --out beside
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,10 +36,11 @@ import pyarrow.parquet as pq
 
 from analysis.dataset import FILES, RUN_COLUMNS, RUNS, SCHEMA
 from analysis.records import RecordError
-from analysis.sources import tools
+from analysis.sources import datasets, tools
 from analysis.sources.records import Broken, Collected, place_of, read_run
 
 TROUBLES = ("broken", "partial", "missing", "twice", "episodes")
+ALIKE = 0.75  # of the longest run of a tool that says nothing of budgets; shorter ones are another experiment
 SHOWN = 5  # names per kind of trouble
 BATCH = 100  # runs written together
 ONE_OF_A_KIND = {
@@ -71,7 +85,10 @@ def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[s
     """Every run of the sources, once; what else they tell goes into `note`."""
     seen: dict[str, str] = {}
     for source in sources:
+        before = sum(map(len, trouble.found.values()))
+        given = 0
         for run in runs_of(source, records, trouble, note):
+            given += 1
             if isinstance(run, Broken):
                 trouble.add(run.kind, str(run))
                 continue
@@ -82,7 +99,16 @@ def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[s
                 trouble.add("twice", f"{place} is {seen[key]} again")
             else:
                 seen[key] = place
+                if gaps := json.loads(run.row["config"]).get("gaps"):
+                    note.setdefault("gaps", []).append(f"{place}: {gaps}")
+                if '"seed": "numbered"' in run.row["config"]:
+                    note["numbered"].append(f"{run.row['variant']} on {run.row['env']} seed {run.row['seed']}: {place}")
                 yield run
+        if not given and sum(map(len, trouble.found.values())) == before:
+            raise RecordError(
+                f"no finished run in {source}: it is neither a study, a folder of records nor a dataset; logs of other "
+                "tools are named with their kind, such as sb3:FOLDER"
+            )
 
 
 def runs_of(source: str, records: Path, trouble: Trouble, note: dict[str, Any]) -> Iterator[Collected | Broken]:
@@ -93,6 +119,9 @@ def runs_of(source: str, records: Path, trouble: Trouble, note: dict[str, Any]) 
         return
     if kind in ("wandb", "wandb-files"):
         yield from from_wandb(kind, where, records, trouble)
+        return
+    if not (records / "studies" / source / "manifest.jsonl").exists() and datasets.is_dataset(Path(source)):
+        yield from datasets.runs_of(datasets.noted(Path(source), note))
         return
     place = place_of(source, records)
     for name in place.missing:
@@ -138,6 +167,12 @@ def refuse_mixed(runs: pd.DataFrame) -> None:
                 f"{variant} on {task} has runs of several {what}: {', '.join(differing)}; give a study's name, or a "
                 "folder that holds one of them, such as records/runs/<code id>"
             )
+    foreign = cells.obj[said == ""].groupby(["variant", "task"])["env_steps"].agg(["min", "max"])
+    for (variant, task), ends in foreign[foreign["min"] < ALIKE * foreign["max"]].iterrows():
+        raise RecordError(
+            f"{variant} on {task} has runs that end at {ends['min']:,} and at {ends['max']:,} env steps; give each "
+            "length a name of its own, such as with ,variant=NAME"
+        )
     for twice in runs[runs.duplicated(["variant", "env", "seed"])].itertuples():
         raise RecordError(
             f"{twice.variant} on {twice.env} has seed {twice.seed} more than once, such as in {twice.source}"
@@ -148,7 +183,10 @@ def settings(config: str) -> str:
     """A run's algorithm and profile, a line for each setting; other tools have none."""
     parts = json.loads(config)
     return "\n".join(
-        f"{part}.{name}={value}" for part in ("algo", "profile") for name, value in parts.get(part, {}).items()
+        f"{part}.{name}={value}"
+        for part in ("algo", "profile")
+        for name, value in parts.get(part, {}).items()
+        if value is not None  # as good as absent: a setting that was added later
     )
 
 
@@ -187,17 +225,28 @@ class Growing:
         if self.writer is not None:
             self.writer.close()
 
+    def give_up(self) -> None:
+        """Close after a failure, which a second one must not hide."""
+        with suppress(Exception):
+            self.close()
+        self.writer = None
+
 
 def write(runs: Iterator[Collected], out: Path) -> pd.DataFrame:
     """The three tables, in batches, so that memory does not grow with the number of runs; returns `runs`."""
     rows: list[dict[str, Any]] = []
     tables = {name: Growing(out / f"{name}.parquet") for name in ("episodes", "iterations")}
-    while batch := list(islice(runs, BATCH)):
-        rows += [run.row for run in batch]
-        for name, table in tables.items():
-            table.append(joined(batch, name))
-    for table in tables.values():
-        table.close()
+    try:
+        while batch := list(islice(runs, BATCH)):
+            rows += [run.row for run in batch]
+            for name, table in tables.items():
+                table.append(joined(batch, name))
+        for table in tables.values():
+            table.close()
+    except BaseException:
+        for table in tables.values():
+            table.give_up()
+        raise
     frame = pa.Table.from_pylist(rows, RUNS)
     pq.write_table(frame, out / "runs.parquet", compression="zstd")
     return frame.to_pandas()
@@ -216,9 +265,8 @@ def collect(sources: Sequence[str], records: Path, out: Path, leave_out: Sequenc
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} in (set(), set(FILES))):
         raise RecordError(f"--out {out} is there and is no dataset, or not only one; give a folder of its own")
     trouble = Trouble(leave_out)
-    note: dict[str, Any] = {"schema": SCHEMA, "sources": list(sources), "columns": RUN_COLUMNS}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+    note: dict[str, Any] = {"schema": SCHEMA, "sources": list(sources), "columns": RUN_COLUMNS, "numbered": []}
+    with made(out.parent), TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
         new, old = Path(beside, "new"), Path(beside, "old")
         new.mkdir()
         runs = write(gather(sources, records, trouble, note), new)
@@ -226,12 +274,34 @@ def collect(sources: Sequence[str], records: Path, out: Path, leave_out: Sequenc
         if runs.empty:
             raise RecordError(f"no finished run in {', '.join(sources)}")
         refuse_mixed(runs)
-        note["left_out"] = trouble.left_out()
+        left_out = note.get("left_out", {})  # of datasets among the sources
+        for kind, names in trouble.left_out().items():
+            left_out[kind] = [*left_out.get(kind, []), *names]
+        note["left_out"] = left_out
         (new / "dataset.json").write_text(json.dumps(note, indent=1) + "\n")
         if out.exists():
             out.replace(old)
-        new.replace(out)
+        try:
+            new.replace(out)
+        except OSError:
+            if old.exists():
+                old.replace(out)
+            raise
     return runs
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """The folder, and those above it; what was made for it is removed again after a failure."""
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in absent:
+            with suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,10 +320,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    left = json.loads((options.out / "dataset.json").read_text())["left_out"]
+    except MemoryError as error:  # pyarrow's own is one of these
+        print(f"error: not enough memory to collect this ({' '.join(str(error).split())})", file=sys.stderr)
+        return 2
+    note = json.loads((options.out / "dataset.json").read_text())
     print(f"{len(runs)} runs, {runs['episodes'].sum():,} episodes in {options.out}")
-    for kind, names in left.items():
+    for kind, names in note["left_out"].items():
         print(f"left out, {listed(kind, names)}")
+    if "gaps" in note:
+        print(f"read without some values, {listed('runs', note['gaps'])}")
+    if note["numbered"]:
+        print(f"seeds numbered by the place of their folders, {listed('runs', note['numbered'])}")
     return 0
 
 

@@ -4,14 +4,14 @@
     episodes    one row per finished episode: run, env_step (of the run, at the episode's end), return (raw,
                 undiscounted reward), length (env steps)
     iterations  one row per iteration of the training loop: run, iteration, env_steps and the diagnostics
-    dataset.json  schema version, sources, and what was left out and why
+    dataset.json  schema version, sources, what was left out and why, and which seeds were numbered by their place
 
 `run` is `<run id>-<code id>`, the same key in all three. Runs stand in the order of their sources, a study's in its
 manifest's and a folder's by path; the rows of a run stand together, by time. Counts of steps are int64 (lengths
 int32), everything measured is float64. A diagnostic that a run does not have is NaN.
 """
 
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.records import RecordError
+from analysis.records import LARGEST, UNREADABLE, RecordError, read_json
 
 SCHEMA = 1
 FILES = ("runs.parquet", "episodes.parquet", "iterations.parquet", "dataset.json")
@@ -34,7 +34,8 @@ RUN_COLUMNS = {
     "env": "task with its version, such as Hopper-v4",
     "profile": "name of the implementation details",
     "seed": "",
-    "status": "complete | diverged | partial",
+    "status": "complete | diverged | faulty | partial",
+    "not_finite": "what was first no finite number, such as: rewards at env step 5; empty if nothing was",
     "measure": "what the rows of `episodes` are: training episodes | evaluation episodes | running means",
     "budget": "env steps asked for",
     "env_steps": "env steps taken",
@@ -62,6 +63,18 @@ NUMBERS = {
 RUNS = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in RUN_COLUMNS])
 """Types of `runs`: what is no number is text."""
 
+COLUMNS = {
+    "runs": [name for name in RUN_COLUMNS if name != "not_finite"],  # which datasets of older code lack
+    "episodes": ["run", "env_step", "return", "length"],
+    "iterations": ["run", "iteration", "env_steps"],
+}
+"""Columns that each table must have."""
+
+PART_NAME = re.compile(r".+\.s\d+-\d+")  # VARIANT.sFIRST-LAST, of seeds
+MOST_RUNS = 200_000
+UNREADABLE_TABLE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
+"""What reading a damaged table may raise. Too little memory is none of these: the file is whole."""
+
 SCORE_EPISODES = 100  # the score is the mean return of a run's last 100 episodes (section 6.1)
 NAMED = 3  # variants that are missing on a task; more are counted
 
@@ -77,20 +90,45 @@ class Dataset:
     def batches(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """A long table piece by piece, `run` as a dictionary: ten thousand runs do not fit in memory at once."""
         for part in parts_of(self.folder):
-            file = pq.ParquetFile(part / f"{table}.parquet", read_dictionary=["run"])
-            yield from file.iter_batches(columns=["run", *columns])
+            path = part / f"{table}.parquet"
+            try:
+                file = pq.ParquetFile(path, read_dictionary=["run"])
+                yield from file.iter_batches(columns=["run", *columns])
+            except UNREADABLE_TABLE as error:
+                raise unreadable(path, error) from error
 
     def read(self, table: str) -> pd.DataFrame:
         """The whole of a long table."""
-        tables = [pd.read_parquet(part / f"{table}.parquet") for part in parts_of(self.folder)]
-        return pd.concat(tables, ignore_index=True)
+        paths = [part / f"{table}.parquet" for part in parts_of(self.folder)]
+        return pd.concat([read_table(path) for path in paths], ignore_index=True)
+
+    def schema(self, table: str) -> pa.Schema:
+        """Columns of a long table; `run` is a dictionary there too."""
+        path = parts_of(self.folder)[0] / f"{table}.parquet"
+        try:
+            return pq.ParquetFile(path, read_dictionary=["run"]).schema_arrow
+        except UNREADABLE_TABLE as error:
+            raise unreadable(path, error) from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except UNREADABLE_TABLE as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> RecordError:
+    return RecordError(f"{path} cannot be read ({' '.join(str(error).split())}); collect it again")
 
 
 def parts_of(folder: Path) -> list[Path]:
-    """The folder itself, or those of its parts, FOLDER/TASK/PART; see `analysis.parts`."""
-    if (folder / "dataset.json").exists():
+    """The folder itself, or those of its parts, FOLDER/TASK/PART; see `analysis.parts`. Datasets that lie in a folder
+    of records, such as those that reports keep there, are no parts."""
+    if (folder / "dataset.json").exists() or any((folder / name).is_dir() for name in ("runs", "studies")):
         return [folder]
-    return sorted(path.parent for path in folder.glob("*/*/dataset.json")) or [folder]
+    found = sorted(path.parent for path in folder.glob("*/*/dataset.json"))
+    return [part for part in found if PART_NAME.fullmatch(part.name)] or [folder]
 
 
 def load(folder: Path) -> Dataset:
@@ -100,6 +138,8 @@ def load(folder: Path) -> Dataset:
     if (parts := parts_of(folder)) == [folder]:
         return load_part(folder)
     loaded = [load_part(part) for part in parts]
+    if strange := [part.folder for part in loaded if not is_study(part.note.get("study"))]:
+        raise RecordError(f"{strange[0]} is no part: its dataset.json names no study; move it out of {folder}")
     runs = pd.concat([part.runs for part in loaded], ignore_index=True)
     studies: dict[str, Mapping[str, Any]] = {}
     for study in sorted((part.note["study"] for part in loaded), key=lambda study: len(study["overrides"])):
@@ -134,10 +174,35 @@ def load_part(folder: Path) -> Dataset:
     if missing:
         raise RecordError(f"{folder} is no dataset (no {missing[0]}); python -m analysis.collect makes one")
     try:
-        note = json.loads((folder / "dataset.json").read_text())
-        runs = pd.read_parquet(folder / "runs.parquet")
-    except (ValueError, OSError) as error:
-        raise RecordError(f"{folder} cannot be read ({error}); collect it anew") from error
-    if note.get("schema") != SCHEMA:
-        raise RecordError(f"{folder} has schema {note.get('schema')}, and this code reads {SCHEMA}; collect it anew")
-    return Dataset(folder, runs, note)
+        note = read_json(folder / "dataset.json")
+    except UNREADABLE as error:
+        raise unreadable(folder / "dataset.json", error) from error
+    if not isinstance(note, dict) or not isinstance(note.get("schema"), int):
+        raise RecordError(f"{folder}/dataset.json is no note of a dataset; collect it again")
+    if note["schema"] != SCHEMA:
+        raise RecordError(f"{folder} has schema {note['schema']}, and this code reads {SCHEMA}; collect it again")
+    if not (isinstance(note.get("sources"), list) and isinstance(note.get("left_out"), dict)):
+        raise RecordError(f"{folder}/dataset.json lacks sources or left_out; collect it again")
+    for table, columns in COLUMNS.items():
+        path = folder / f"{table}.parquet"
+        try:
+            head = pq.read_metadata(path)
+        except UNREADABLE_TABLE as error:
+            raise unreadable(path, error) from error
+        if absent := [column for column in columns if column not in head.schema.to_arrow_schema().names]:
+            raise RecordError(f"{path} has no column {absent[0]}; collect it again")
+        groups = [head.row_group(number) for number in range(head.num_row_groups)]
+        if table == "runs" and head.num_rows > MOST_RUNS:
+            raise RecordError(f"{path} has {head.num_rows:,} rows, and more than {MOST_RUNS:,} are not read")
+        if any(max(group.total_byte_size, 8 * group.num_rows * group.num_columns) > LARGEST for group in groups):
+            raise RecordError(f"{path} has a piece of more than {LARGEST >> 20:,} MiB, and larger ones are not read")
+    runs = read_table(folder / "runs.parquet")
+    if "not_finite" not in runs:  # datasets of older code
+        runs.insert(list(runs).index("status") + 1, "not_finite", "")
+    return Dataset(folder, runs.assign(not_finite=runs["not_finite"].fillna("")), note)
+
+
+def is_study(study: Any) -> bool:
+    """Whether a note says of a study what the reports need."""
+    kinds = {"name": str, "variants": list, "environments": list, "overrides": list}
+    return isinstance(study, dict) and all(isinstance(study.get(name), kind) for name, kind in kinds.items())

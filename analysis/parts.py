@@ -8,6 +8,7 @@ All parts together are a dataset too: give FOLDER wherever one is read.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from analysis.bless import compact
 from analysis.collect import refuse_mixed, write
-from analysis.dataset import RUN_COLUMNS, SCHEMA, load
+from analysis.dataset import RUN_COLUMNS, SCHEMA, load, parts_of
 from analysis.gates import QUANTITIES
 from analysis.records import RecordError
 from analysis.sources.records import Broken, Collected, place_of_study, read_run
@@ -53,6 +54,10 @@ def finished(folders: Iterable[Path], variants: dict[str, str]) -> list[Collecte
 def write_part(runs: Sequence[Collected], note: dict[str, Any], out: Path) -> Path:
     """A part of these runs of one cell, whole or not at all; returns its folder."""
     row, seeds = runs[0].row, sorted(run.row["seed"] for run in runs)
+    if row["env"] in (".", "..") or re.search(r"[/\\\0]", row["env"]):
+        raise RecordError(
+            f"{row['env']!r} cannot be the name of a folder, and a part stands in its task's: {row['source']}"
+        )
     part = out / row["env"] / f"{row['variant'].replace('/', '-')}.s{seeds[0]}-{seeds[-1]}"
     if part.exists():
         raise RecordError(f"{part} is there already and is never rewritten; its seeds are others than those asked for")
@@ -86,7 +91,9 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     """Write the parts that are finished and not there; returns them and how many cells are still to be trained."""
     place = place_of_study(study)
     folders = {path.name.rpartition("-")[2]: path for path in place.folders if (path / "done.json").exists()}
-    stored = load(out).runs if any(out.glob("*/*/dataset.json")) else pd.DataFrame(columns=["run_id", "code_id"])
+    if (out / "runs").is_dir() or (out / "studies").is_dir():
+        raise RecordError(f"--out {out} is a folder of records, in which nobody finds parts; give a folder of its own")
+    stored = load(out).runs if parts_of(out) != [out] else pd.DataFrame(columns=["run_id", "code_id"])
     refuse_other_code(stored, folders, out)
     assert place.study is not None
     asked = [words for words in place.study["overrides"] if not words.startswith("records=")]  # a place, not a setting
@@ -117,6 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written, waiting = grow(options.records / "studies" / options.study, options.out)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({' '.join(str(error).split())})", file=sys.stderr)
         return 2
     print("\n".join([*map(str, written), f"{len(written)} parts written, {waiting} cells are not finished"]))
     return 0

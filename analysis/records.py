@@ -2,6 +2,7 @@
 
 import io
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,28 @@ import pandas as pd
 
 class RecordError(Exception):
     """What is wrong with the records asked for: one sentence."""
+
+
+LARGEST = 1 << 30  # bytes of a file that is read
+LARGEST_JSON = 1 << 24  # bytes of a JSON file
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file of another kind than it should be may raise."""
+
+
+def read_whole(path: Path, most: int = LARGEST) -> bytes:
+    """A file's bytes. ValueError if it is no plain file, or larger than any of its kind should be."""
+    with path.open("rb") as file:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path} is no plain file")
+        text = file.read(min(most, path.stat().st_size) + 1)
+    if len(text) > most:
+        raise ValueError(f"{path} has more than {most >> 20:,} MiB, and larger files are not read")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content."""
+    return json.loads(read_whole(path, LARGEST_JSON))
 
 
 @dataclass(frozen=True)
@@ -44,8 +67,11 @@ class Run:
         return self._table("iterations.csv")
 
     def _table(self, name: str) -> pd.DataFrame:
-        whole_lines = (self.attempt / name).read_text().rpartition("\n")[0] + "\n"
-        return pd.read_csv(io.StringIO(whole_lines))
+        try:
+            whole_lines = read_whole(self.attempt / name).decode().rpartition("\n")[0] + "\n"
+            return pd.read_csv(io.StringIO(whole_lines))
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{self.attempt / name} cannot be read ({' '.join(str(error).split())})") from error
 
 
 def attempts_with(name: str, folder: Path) -> list[Path]:
@@ -81,9 +107,11 @@ def _folders(places: Sequence[Path]) -> Iterator[Path]:
 
 def _read(folder: Path) -> Run:
     try:
-        head = json.loads((folder / "config.json").read_text())
+        head = read_json(folder / "config.json")
         done = folder / "done.json"
-        finished = json.loads(done.read_text()) if done.exists() else None
+        finished = read_json(done) if done.exists() else None
+        if finished is not None and type(finished["attempt"]) is not int:
+            raise ValueError("the attempt of done.json is no whole number")
         return Run(folder, head["config"], head["names"], head["code_id"], finished)
-    except (ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise RecordError(f"{folder}: config.json or done.json is not a record's ({error!r})") from error

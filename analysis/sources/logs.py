@@ -5,20 +5,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import ArrayLike
 
+from analysis.records import LARGEST, read_whole
 from analysis.sources.records import EPISODES, Broken
 from analysis.sources.tensorboard import scalars
 from analysis.statistics import Array
 
 MEANS = "running means"
+LARGEST_ARRAYS = 1 << 28  # bytes that evaluations.npz may unpack to
 TAGS = (
     ("charts/episodic_return", "charts/episodic_length", "training episodes", 0),
     ("rollout/ep_rew_mean", "rollout/ep_len_mean", MEANS, 100),
+    ("ray/tune/env_runners/episode_return_mean", "ray/tune/env_runners/episode_len_mean", MEANS, 0),
+    ("ray/tune/env_runners/episode_reward_mean", "ray/tune/env_runners/episode_len_mean", MEANS, 0),
     ("ray/tune/episode_reward_mean", "ray/tune/episode_len_mean", MEANS, 0),
 )
 """Of CleanRL, Stable-Baselines3 and RLlib: returns, lengths, what they are, and over how many episodes a mean runs
@@ -36,6 +41,7 @@ class Log:
     env: str | None = None
     seconds: float = float("nan")
     window: int = 0
+    gaps: str = ""  # what was left out of it
 
 
 def read_monitors(files: Sequence[Path]) -> Log:
@@ -67,7 +73,10 @@ def read_monitors(files: Sequence[Path]) -> Log:
 def read_monitor(file: Path) -> tuple[str | None, pa.Table]:
     """The environment's id, if told, and r, l, t: return, length, and seconds since the environment was made. The last
     line may be half written."""
-    text = file.read_bytes()
+    try:
+        text = read_whole(file)
+    except ValueError as error:
+        raise Broken(one_line(error)) from error
     head, _, rows = text[: text.rfind(b"\n") + 1].partition(b"\n")
     try:
         env = str(json.loads(head.removeprefix(b"#"))["env_id"])
@@ -87,9 +96,17 @@ def read_evaluations(files: Sequence[Path]) -> Log:
     (stable_baselines3/common/callbacks.py, EvalCallback)."""
     (file,) = files
     try:
+        with ZipFile(file) as archive:  # its sizes are what it unpacks to
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > LARGEST_ARRAYS:
+            raise ValueError(
+                f"it unpacks to {unpacked >> 20:,} MiB, and more than {LARGEST_ARRAYS >> 20:,} are not read"
+            )
         with np.load(file, allow_pickle=False) as stored:
             steps, returns = stored["timesteps"], stored["results"]
             lengths = stored["ep_lengths"] if "ep_lengths" in stored else np.zeros(returns.shape, int)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged zip files raise almost anything
         raise Broken(f"{file} cannot be read (and pickled or ragged arrays are not): {one_line(error)}") from error
     if returns.ndim != 2 or steps.shape != returns.shape[:1] or lengths.shape != returns.shape:
@@ -99,22 +116,32 @@ def read_evaluations(files: Sequence[Path]) -> Log:
         )
     if not all(map(np.can_cast, (steps.dtype, lengths.dtype, returns.dtype), (np.int64, np.int64, np.float64))):
         raise Broken(f"{file} has timesteps or ep_lengths that are not whole numbers, or results that are no numbers")
+    begun = steps != 0  # at env step 0 the untrained policy was evaluated, before all training
+    steps, returns, lengths = steps[begun], returns[begun], lengths[begun]
     episodes = episodes_of(steps.repeat(returns.shape[1]), returns.ravel(), lengths.ravel(), file)
     return Log(episodes, "evaluation episodes")
 
 
 def read_events(files: Sequence[Path]) -> Log:
     """Event files, one after another; several of one run continue each other."""
+    if (size := sum(file.stat().st_size for file in files)) > LARGEST:
+        raise Broken(
+            f"{files[0].parent} has event files of {size >> 20:,} MiB; more than {LARGEST >> 20:,} are not read"
+        )
     found = scalars(files, {tag for names in TAGS for tag in names[:2]})
     if not (known := [names for names in TAGS if names[0] in found]):
         raise Broken(f"the event files in {files[0].parent} have none of {', '.join(names[0] for names in TAGS)}")
     tag, tag_of_lengths, measure, window = known[0]
     steps, returns = map(np.array, found[tag])
     lengths = lengths_at(steps, *map(np.array, found.get(tag_of_lengths, ([], []))))
-    if measure == MEANS:  # NaN until the first episode has finished
-        begun = np.isfinite(returns).cumsum() > 0
-        steps, returns, lengths = steps[begun], returns[begun], lengths[begun]
-    return Log(episodes_of(steps, returns, lengths, files[0].parent), measure, window=window)
+    known_number = ~np.isnan(returns)
+    if measure == MEANS:  # NaN until the first episode has finished, which is no gap
+        begun = known_number.cumsum() > 0
+        steps, returns, lengths, known_number = (values[begun] for values in (steps, returns, lengths, known_number))
+    lost = steps[~known_number]
+    steps, returns, lengths = steps[known_number], returns[known_number], lengths[known_number]
+    gaps = f"{len(lost)} values of {tag} are no number, the first at env step {lost[0]}" if len(lost) else ""
+    return Log(episodes_of(steps, returns, lengths, files[0].parent), measure, window=window, gaps=gaps)
 
 
 def lengths_at(steps: Array, steps_of_lengths: Array, lengths: Array) -> Array:

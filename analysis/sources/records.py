@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ import pyarrow as pa
 import pyarrow.csv
 
 from analysis.dataset import RUNS, SCORE_EPISODES
-from analysis.records import RecordError, attempts_with, variant_of
+from analysis.records import LARGEST_JSON, UNREADABLE, RecordError, attempts_with, read_json, read_whole, variant_of
 
 EPISODES = {"env_step": pa.int64(), "return": pa.float64(), "length": pa.int32()}
+RECORD_NAME = re.compile(r"(?P<cell>.+)\.s(?P<seed>\d+)-(?P<run_id>[0-9a-f]{12})")
+FINISHED = ("complete", "diverged", "faulty")
 COUNTS = ("iteration", "env_steps")  # whole numbers of iterations.csv; the others are diagnostics
 
 
@@ -71,8 +74,8 @@ def place_of(source: str, records: Path) -> Place:
 def place_of_study(study: Path) -> Place:
     """The runs of its manifest, trained by the code that the study command was last given under."""
     try:
-        lines = [json.loads(line) for line in (study / "manifest.jsonl").read_text().splitlines()]
-        written = json.loads((study / "study.json").read_text())
+        lines = [json.loads(line) for line in read_whole(study / "manifest.jsonl").splitlines()]
+        written = read_json(study / "study.json")
         runs = study.parent.parent / "runs" / written["code_id"]
         there = {path.name.rpartition("-")[2]: path for path in runs.glob("*")}
         absent = [line for line in lines if line["run_id"] not in there]
@@ -89,23 +92,32 @@ def place_of_study(study: Path) -> Place:
                 **{name: written[name] for name in ("overrides", "tables", "figures")},
             },
         )
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except UNREADABLE as error:
         raise RecordError(f"{study} is not a whole study ({told(error)})") from error
 
 
 def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
     """One run's folder. Raises Broken if it is not whole or not what its digests say, NeverBegun without rows."""
     try:
-        head = json.loads((folder / "config.json").read_text())
-        done = json.loads((folder / "done.json").read_text()) if (folder / "done.json").exists() else None
+        said = read_whole(folder / "config.json", LARGEST_JSON)
+        head = json.loads(said)
+        done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
+        refuse_another_name(folder, head)
+        if done is not None:
+            refuse_another_run(folder, said, head, done)
         attempt = newest_attempt(folder) if done is None else folder / f"attempt-{done['attempt']}"
-        texts = {name: (attempt / f"{name}.csv").read_bytes() for name in ("episodes", "iterations", "timing")}
+        texts = {name: read_whole(attempt / f"{name}.csv") for name in ("episodes", "iterations", "timing")}
         config, names = head["config"], head["names"]
         if done is not None:
             for name in ("episodes", "iterations"):
                 if hashlib.sha256(texts[name]).hexdigest() != done[f"{name}_sha256"]:
                     raise Broken(f"{attempt}/{name}.csv is not what done.json's digest says: it was altered")
         episodes, iterations, timing = (table(texts[name]) for name in texts)
+        score = score_of(episodes)
+        if done is not None:
+            if done["status"] == "faulty":  # the environment's numbers were no numbers: there is nothing to score
+                score["score"] = math.nan
+            refuse_other_results(folder, done, iterations, score["score"])
         row = {
             "run": f"{head['run_id']}-{head['code_id']}",
             "run_id": head["run_id"],
@@ -115,10 +127,11 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "profile": names["profile"],
             "seed": config["seed"],
             "status": "partial" if done is None else done["status"],
+            "not_finite": "" if done is None else not_finite_in(done),
             "measure": "training episodes",
             "budget": config["env_steps"],
             "env_steps": done["env_steps"] if done else last_of(iterations["env_steps"]),
-            **score_of(episodes),
+            **score,
             "seconds": seconds_of(timing),
             "peak_mb": peak_of(attempt),
             **{name: config[name] for name in ("backend", "numerics", "device")},
@@ -127,9 +140,76 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "source": str(folder),
         }
         pa.RecordBatch.from_pylist([row], RUNS)  # a seed that is a word is found here, where its folder is known
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise Broken(f"{folder} is broken ({told(error)})") from error
     return Collected(row, episodes, iterations)
+
+
+def refuse_another_name(folder: Path, head: Mapping[str, Any]) -> None:
+    """Raise Broken if the folder has a record's name, and config.json is of another run. A folder that somebody gave a
+    name of their own tells nothing."""
+    if not (named := RECORD_NAME.fullmatch(folder.name)):
+        return
+    config, place = head["config"], folder.resolve()
+    env = re.sub(r"[^\w-]", "_", config["env"]["id"])
+    agree = (
+        named["run_id"] == head["run_id"],
+        named["seed"] == str(config["seed"]),
+        re.fullmatch(rf"{re.escape(env)}(?:-\d+)?-{re.escape(label_of(config['algo']))}", named["cell"]) is not None,
+        not re.fullmatch("[0-9a-f]{12}", place.parent.name) or place.parent.name == head["code_id"],
+    )
+    for what, agrees in zip(("run id", "seed", "task or variant", "code id"), agree, strict=True):
+        if not agrees:
+            raise Broken(f"{folder} has a config.json with another {what} than the folder's name: one was altered")
+
+
+def refuse_another_run(folder: Path, said: bytes, head: Mapping[str, Any], done: Mapping[str, Any]) -> None:
+    """Raise Broken if done.json is not of the run in config.json, or either is not as it was written."""
+    if "sha256" in done:  # records of older code have none
+        rest = {name: value for name, value in done.items() if name != "sha256"}
+        whole = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+        if hashlib.sha256(whole).hexdigest() != done["sha256"]:
+            raise Broken(f"{folder}/done.json is not what its own digest says: it was altered")
+    if type(done["attempt"]) is not int:
+        raise Broken(f"{folder}/done.json has an attempt that is no whole number: it was altered")
+    if done["status"] not in FINISHED:
+        raise Broken(f"{folder}/done.json has a status that is none of {', '.join(FINISHED)}")
+    here = {"run_id": head["run_id"], "code_id": head["code_id"], "seed": head["config"]["seed"]}
+    for name, value in here.items():
+        if done[name] != value:
+            raise Broken(
+                f"{folder}/done.json is of {name} {done[name]} and config.json of {value}: one is another run's, or "
+                "was altered"
+            )
+    if "config_sha256" in done and hashlib.sha256(said).hexdigest() != done["config_sha256"]:
+        raise Broken(f"{folder}/config.json is not what done.json's digest says: it was altered")
+
+
+def refuse_other_results(folder: Path, done: Mapping[str, Any], iterations: pa.Table, score: float) -> None:
+    """Raise Broken if done.json has other results than the tables."""
+    if len(iterations) and done["env_steps"] != last_of(iterations["env_steps"]):
+        raise Broken(
+            f"{folder}/done.json has {done['env_steps']} env steps, and iterations.csv ends at "
+            f"{last_of(iterations['env_steps'])}: one was altered"
+        )
+    said = math.nan if done["score"] is None else float(done["score"])
+    if not (math.isnan(said) and math.isnan(score)) and not math.isclose(said, score, rel_tol=1e-9, abs_tol=1e-9):
+        raise Broken(f"{folder}/done.json has score {done['score']}, and the episodes give {score}: one was altered")
+
+
+def label_of(algo: Mapping[str, Any]) -> str:
+    """The objective with its setting, as the names of folders have it."""
+    if algo["objective"] == "clip":
+        setting = algo["epsilon"]
+    else:
+        setting = algo.get("kl_target") or algo.get("beta") or algo.get("delta")
+    return str(algo["objective"]) if setting is None else f"{algo['objective']}_{setting:g}"
+
+
+def not_finite_in(done: Mapping[str, Any]) -> str:
+    """What was first no finite number and where, in words; empty where nothing was, or where that was not written."""
+    found = done.get("not_finite")
+    return f"{found['quantity']} at env step {found['env_step']}" if found else ""
 
 
 def newest_attempt(folder: Path) -> Path:
@@ -156,10 +236,13 @@ def last_of(column: pa.ChunkedArray) -> int:
 def score_of(episodes: pa.Table) -> dict[str, Any]:
     """The run's score: mean return of its last 100 finished episodes (paper, section 6.1)."""
     last = episodes["return"][-SCORE_EPISODES:].to_numpy()
-    finite = len(last) and np.isfinite(last).all()
+    try:
+        score = math.fsum(last) / len(last) if len(last) and np.isfinite(last).all() else math.nan
+    except OverflowError:  # the sum of returns near the largest number
+        score = math.nan
     return {
         "episodes": len(episodes),
-        "score": math.fsum(last) / len(last) if finite else math.nan,
+        "score": score,
         "score_episodes": len(last),
     }
 
@@ -173,11 +256,11 @@ def seconds_of(timing: pa.Table) -> float:
 def peak_of(attempt: Path) -> float:
     """MB; NaN of a run that is not finished, or of a suite that did not write it yet."""
     path = attempt / "resources.json"
-    return float(json.loads(path.read_text())["peak_mb"]) if path.exists() else math.nan
+    return float(read_json(path)["peak_mb"]) if path.exists() else math.nan
 
 
 def provenance_of(folder: Path) -> dict[str, Any]:
-    seen = json.loads((folder / "provenance.json").read_text())
+    seen = read_json(folder / "provenance.json")
     commit = (seen["commit"] or "unknown")[:12] + ("+" if seen["dirty"] else "")
     return {"commit": commit, **{name: seen[name] for name in ("host", "cpu", "gpu")}}
 

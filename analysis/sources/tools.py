@@ -25,7 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from analysis.records import RecordError
+from analysis.records import LARGEST_JSON, RecordError, read_json, read_whole
 from analysis.sources.logs import (
     MEANS,
     Log,
@@ -50,9 +50,11 @@ CSV = EPISODES | {"variant": pa.string(), "env": pa.string(), "seed": pa.int64()
 NO_ITERATIONS = pa.table({name: pa.array([], pa.int64()) for name in ("iteration", "env_steps")})
 
 ENV = r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*-v\d+"
+ALGO = "a2c|ars|ddpg|dqn|her|ppo|ppo_lstm|qrdqn|sac|td3|tqc|trpo"  # of RL Zoo
 FOLDER_NAMES = (
     r"(?:^|/)(?P<env>(?:ALE/)?[^/]+)__(?P<algo>[^/]+)__(?P<seed>\d+)__\d+(?=/|$)",  # CleanRL: Hopper-v4__ppo__1__170000
     rf"(?P<algo>[^/]+)/(?P<env>{ENV})_\d+(?=/|$)",  # RL Zoo: ppo/Hopper-v3_1
+    rf"(?:^|/)(?P<algo>{ALGO})-(?P<env>{ENV})(?=[_/]|$)",  # its published models: ppo-Hopper-v3
     r"(?:^|/)(?P<algo>[A-Za-z]*[A-Z][A-Z0-9]+)_\d+(?=/|$)",  # Stable-Baselines3's event files: PPO_1
     rf"(?<![A-Za-z0-9-])(?P<env>{ENV})(?![A-Za-z0-9-])",
     r"(?<![A-Za-z0-9])(?:seed|s)[_=-]?(?P<seed>\d+)(?![A-Za-z0-9])",
@@ -97,6 +99,7 @@ def runs_in_folders(
     """Each folder's run."""
     pattern, read = TOOLS[tool]
     numbers: Counter[tuple[str, str]] = Counter()
+    names: dict[tuple[str, str], str] = {}
     for folder in folders:
         files = sorted(folder.glob(pattern))
         try:
@@ -107,22 +110,37 @@ def runs_in_folders(
             variant = told.get("variant") or (f"{tool}_{told['algo']}" if "algo" in told else tool)
             name = variant, told["env"]
             if numbered := "seed" not in told:
+                left = left_over(folder.relative_to(root).as_posix(), told)
+                if (first := names.setdefault(name, left)) != left:
+                    raise Broken(
+                        f"{folder} tells no seed; its name has {left!r} where another of {name[0]} on {name[1]} has "
+                        f"{first!r}: it may have other settings; give each folder as a source with ,variant=NAME,seed=N"
+                    )
                 told["seed"] = str(numbers[name])
                 numbers[name] += 1
-            config = config_of(tool, files, options, numbered)
+            config = config_of(tool, files, options, numbered) | ({"gaps": log.gaps} if log.gaps else {})
             yield collected(tool, log, (*name, int(told["seed"])), config, folder, digest_of(files))
         except Broken as broken:
             yield broken
-        except OSError as error:
+        except (OSError, ValueError) as error:
             yield Broken(f"{folder} cannot be read: {one_line(error)}")
+
+
+def left_over(name: str, told: Mapping[str, str]) -> str:
+    """What is left of a folder's name without its algorithm, its task and a count at the end of a part."""
+    for known in ("algo", "env"):
+        name = name.replace(told.get(known) or "/", "/")
+    return re.sub(r"(?:(?<![^/])|[_-]|(?<=run)|(?<=exp))\d+(?=/|$)", "", name).strip("/_-")
 
 
 def runs_in_csv(file: Path, options: dict[str, str]) -> Iterator[Collected | Broken]:
     """Each variant, env and seed of the file; columns other than the six are ignored."""
     try:
-        table = parse_csv(file.read_bytes(), CSV)
+        table = parse_csv(read_whole(file), CSV)
         frame = table.select([name for name in CSV if name in table.column_names]).to_pandas()
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except MemoryError:
+        raise
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         yield Broken(f"{file} cannot be read: {one_line(error)}")
         return
     config = config_of("csv", [file], options, "seed" not in frame and "seed" not in options)
@@ -152,11 +170,11 @@ def told_by(folder: Path, root: Path) -> dict[str, str]:
         for match in re.finditer(pattern, path):
             told |= match.groupdict()
     for file in folder.glob("*/args.yml"):  # matched by line: its tags would have Python objects made
-        text = file.read_text(errors="replace")
+        text = read_whole(file, LARGEST_JSON).decode(errors="replace")
         told |= dict(re.findall(r"^[ -]*(algo|env|seed)(?:: *|\s*\n *- )([A-Za-z0-9][\w./:-]*) *$", text, re.MULTILINE))
     if (file := folder / "params.json").exists():
         try:
-            params = json.loads(file.read_text())
+            params = read_json(file)
             told |= {name: str(params[name]) for name in ("env", "seed") if isinstance(params.get(name), str | int)}
         except (ValueError, AttributeError, RecursionError):
             pass  # it is no file of RLlib's, and nothing hangs on it
@@ -195,6 +213,7 @@ def collected(
         **dict(zip(("variant", "env", "seed"), name, strict=True)),
         "profile": tool,
         "status": "complete",
+        "not_finite": "",
         "measure": log.measure,
         "budget": last,
         "env_steps": last,

@@ -26,7 +26,7 @@ from wandb.util import get_core_path
 
 from analysis.dataset import SCORE_EPISODES
 from analysis.records import RecordError, variant_of
-from analysis.sources.records import COUNTS, EPISODES, Broken, Collected, score_of, seconds_of, table
+from analysis.sources.records import COUNTS, EPISODES, Broken, Collected, not_finite_in, score_of, seconds_of, table
 
 ITERATION_COLUMNS = (
     *COUNTS, "kl", "kl_k1", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "epsilon", "stepsize",
@@ -229,6 +229,7 @@ def collected(run_id: str, held: Held, source: str) -> Collected:
             "profile": names["profile"],
             "seed": config["seed"],
             "status": held.summary["status"] if done else "partial",
+            "not_finite": not_finite_in(held.summary),
             "measure": "training episodes",
             "budget": config["env_steps"],
             "env_steps": int(rows[-1]["env_steps"]) if rows else 0,

@@ -57,7 +57,8 @@ class TestTables:
             assert row == {
                 "run": key, "run_id": head["run_id"], "code_id": code_id(),
                 "variant": "unconstrained" if epsilon is None else f"clip_{epsilon}", "env": "CartPole-v1",
-                "profile": "test", "seed": done["seed"], "status": "complete", "measure": "training episodes",
+                "profile": "test", "seed": done["seed"], "status": "complete", "not_finite": "",
+                "measure": "training episodes",
                 "budget": 5120, "env_steps": 5120, "episodes": len(rows), "score": done["score"],
                 "score_episodes": min(len(rows), 100), "peak_mb": resources["peak_mb"],
                 "backend": config["backend"], "numerics": "exact", "device": "cpu",
@@ -110,9 +111,10 @@ class TestTables:
     def test_a_diverged_run_has_no_score(self, records: Path, tmp_path: Path, returns: str) -> None:
         folder = one_of(records)
         rewrite(folder, "episodes", ["env_step,return,length", "20,20.0,20", f"50,{returns},30"],
-                status="diverged", score=None, env_steps=256)  # fmt: skip
+                status="diverged", score=None, not_finite={"quantity": "actions", "env_step": 5120})  # fmt: skip
         runs = collect.collect([str(folder)], records, tmp_path / "d", [])
-        assert runs.loc[0, ["status", "env_steps", "episodes", "score_episodes"]].tolist() == ["diverged", 256, 2, 2]
+        assert runs.loc[0, ["status", "env_steps", "episodes", "score_episodes"]].tolist() == ["diverged", 5120, 2, 2]
+        assert runs["not_finite"][0] == "actions at env step 5120"
         assert np.isnan(runs["score"][0])
         assert load(tmp_path / "d").read("episodes")["return"].equals(pd.Series([20.0, float(returns)]))
 

@@ -1,5 +1,6 @@
 """What is broken, missing, unfinished, there twice or mixed under one name is refused by name, or left out by name."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -7,11 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collected import ITERATIONS, RUNS, alter, edit, folders_of, halve, one_of, unfinish
+from collected import ITERATIONS, RUNS, alter, edit, folders_of, halve, one_of, retrained, unfinish
 
 from analysis import collect
 from analysis.dataset import load
 from experiments.identity import code_id
+
+
+def resettled(folder: Path) -> None:
+    """config.json altered, where done.json has its digest."""
+    edit(folder / "done.json", config_sha256="")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"horizon":', '"horizon" :'))
+
+
+def digested(folder: Path, digest: str) -> None:
+    done = json.loads((folder / "done.json").read_text())
+    (folder / "done.json").write_text(json.dumps({**done, "sha256": digest}))
+
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a byte of episodes.csv": ("broken", lambda run: alter(run / "attempt-1/episodes.csv"), "it was altered"),
@@ -21,8 +35,19 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a torn config.json": ("broken", lambda run: halve(run / "config.json"), "JSONDecodeError"),
     "config.json gone": ("broken", lambda run: (run / "config.json").unlink(), "config.json"),
     "config.json of another kind": ("broken", lambda run: (run / "config.json").write_text("[]"), "TypeError"),
-    "a setting gone": ("broken", lambda run: edit(run / "config.json", config={}), "KeyError: 'algo'"),
-    "a word for a number": ("broken", lambda run: edit(run / "config.json", config__seed="x"), "'x'"),
+    "a setting gone": ("broken", lambda run: edit(run / "config.json", config={}), "KeyError: 'env'"),
+    "a word for a number": ("broken", lambda run: edit(run / "config.json", config__seed="x"), "another seed than"),
+    "deep brackets": ("broken", lambda run: (run / "config.json").write_text("[" * 100_000), "RecursionError"),
+    "another epsilon": ("broken", lambda run: edit(run / "config.json", config__algo__epsilon=0.9),
+                        "another task or variant than the folder's name"),
+    "another seed": ("broken", lambda run: edit(run / "config.json", config__seed=7), "another seed than"),
+    "a setting that its digest does not have": ("broken", lambda run: resettled(run), "it was altered"),
+    "other env steps": ("broken", lambda run: edit(run / "done.json", env_steps=99), "iterations.csv ends at 5120"),
+    "another score": ("broken", lambda run: edit(run / "done.json", score=500.0), "has score 500.0"),
+    "a code id of another": ("broken", lambda run: edit(run / "done.json", code_id="0123456789ab"), "code_id 012"),
+    "an attempt of no number": ("broken", lambda run: edit(run / "done.json", attempt="../x"), "no whole number"),
+    "another status": ("broken", lambda run: edit(run / "done.json", status="fine"), "a status that is none of"),
+    "a digest of done.json": ("broken", lambda run: digested(run, "0" * 64), "its own digest"),
     "a torn done.json": ("broken", lambda run: halve(run / "done.json"), "JSONDecodeError"),
     "an empty done.json": ("broken", lambda run: (run / "done.json").write_text("{}"), "KeyError: 'attempt'"),
     "provenance.json gone": ("broken", lambda run: (run / "provenance.json").unlink(), "provenance.json"),
@@ -79,6 +104,17 @@ def test_all_troubles_are_told_at_once_and_many_are_counted(
     assert list(load(out).runs["source"]) == [str(folders[4])]
 
 
+def test_results_of_two_runs_exchanged_are_refused(records: Path, refused: Callable[..., str]) -> None:
+    one, two = one_of(records), one_of(records, "clip_0.2.s1")
+    for name in ("attempt-1", "done.json"):
+        (one / name).rename(one / "kept")
+        (two / name).rename(one / name)
+        (one / "kept").rename(two / name)
+    said = refused(records)
+    assert said.startswith(f"error: 2 broken: {one}/done.json is of run_id ")
+    assert f"{two}/done.json is of run_id " in said
+
+
 def test_nothing_finished_is_no_dataset(records: Path, refused: Callable[..., str]) -> None:
     for folder in folders_of(records):
         unfinish(folder)
@@ -130,15 +166,15 @@ MIXED = {
 @pytest.mark.parametrize("what", MIXED)
 def test_two_kinds_under_one_name_are_refused(records: Path, refused: Callable[..., str], what: str) -> None:
     changes, values = MIXED[what]
-    edit(one_of(records) / "config.json", **changes)
+    folder = retrained(one_of(records), **changes)
     said = refused(records)
     assert said.startswith(f"error: clip_0.2 on CartPole has runs of several {what}: ")
     assert values in said
     assert code_id() in said or what != "code ids"
-    edit(one_of(records) / "config.json", names__variant="another name")
+    edit(folder / "config.json", names__variant="another name")
     collect.collect([str(records)], records, records.parent / "apart", [])
 
 
 def test_one_seed_twice_under_one_name_is_refused(records: Path, refused: Callable[..., str]) -> None:
-    edit(one_of(records) / "config.json", config__seed=1)
+    retrained(one_of(records), config__seed=1)
     assert "clip_0.2 on CartPole-v1 has seed 1 more than once" in refused(records)

@@ -35,6 +35,7 @@ class TestMonitors:
                 "profile": "sb3",
                 "seed": 1648070233,  # of args.yml
                 "status": "complete",
+                "not_finite": "",
                 "measure": "training episodes",
                 "budget": 8 * 12372,  # copy 6 took the most steps
                 "env_steps": 8 * 12372,

@@ -99,7 +99,7 @@ def test_every_study_that_trained_parts_is_told_how_to_have_again(tmp_path: Path
     for name, launches in asked.items():
         for number, overrides in enumerate(launches):
             study = {"name": name, "variants": ["random"], "environments": ["Hopper-v4"], "overrides": overrides}
-            folder = tmp_path / "small" / "Hopper-v4" / f"{name}.{number}"
+            folder = tmp_path / "small" / "Hopper-v4" / f"{name}.s{number}-{number}"
             write(folder, np.random.default_rng(0), ("random",), ("Hopper-v4",), seeds=1, study=study)
     found = load(tmp_path / "small")
     assert found.note["study"]["overrides"] == ["study=small"]

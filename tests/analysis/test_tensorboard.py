@@ -175,12 +175,24 @@ class TestTensorBoard:
         (tmp_path / "3.tfevents").write_bytes(tagged("charts/episodic_return", 8))
         assert "env steps that go back" in broken(f"tensorboard:{tmp_path},env=A-v1")
 
+    def test_rllib_s_tags_of_the_new_interface(self, tmp_path: Path) -> None:
+        (tmp_path / "1.tfevents").write_bytes(tagged("ray/tune/env_runners/episode_return_mean", 5))
+        assert rows_of(read_one(f"tensorboard:{tmp_path},env=A-v1")) == [(5, 1.5, 0)]
+
+    def test_a_value_that_is_no_number_is_named_and_the_rest_read(self, tmp_path: Path) -> None:
+        tag = "rollout/ep_rew_mean"
+        lost = b"\x15" + struct.pack("<f", np.nan)
+        (tmp_path / "1.tfevents").write_bytes(tagged(tag, 5) + tagged(tag, 7, lost) + tagged(tag, 9))
+        run = read_one(f"tensorboard:{tmp_path},env=A-v1")
+        assert [row[0] for row in rows_of(run)] == [5, 9]
+        assert json.loads(run.row["config"])["gaps"] == f"1 values of {tag} are no number, the first at env step 7"
+
     def test_other_tags_are_refused(self, tmp_path: Path) -> None:
         (tmp_path / "1.tfevents").write_bytes(tagged("eval/reward", 5))
         assert "none of charts/episodic_return, rollout/ep_rew_mean" in broken(f"tensorboard:{tmp_path},env=A-v1")
 
 
-def tagged(tag: str, step: int) -> bytes:
-    value = b"\x0a" + bytes([len(tag)]) + tag.encode() + PLAIN
+def tagged(tag: str, step: int, number: bytes = PLAIN) -> bytes:
+    value = b"\x0a" + bytes([len(tag)]) + tag.encode() + number
     summary = b"\x0a" + bytes([len(value)]) + value
     return record(b"\x10" + bytes([step]) + b"\x2a" + bytes([len(summary)]) + summary)

@@ -180,6 +180,19 @@ class TestNames:
         ]
         assert {json.loads(run.row["config"])["seed"] for run in runs} == {"numbered"}
 
+    def test_published_models_of_rl_zoo_tell_their_algorithm(self, tmp_path: Path) -> None:
+        for number, algo in enumerate(("a2c", "ppo", "sac")):
+            monitor(tmp_path / f"{algo}-HalfCheetah-v3", f"1.0,{number + 1},1.0\n", env="HalfCheetah-v3")
+        assert [run.row["variant"] for run in read(f"sb3:{tmp_path}")] == ["sb3_a2c", "sb3_ppo", "sb3_sac"]
+
+    def test_folders_that_may_have_other_settings_are_refused(self, tmp_path: Path) -> None:
+        for name in ("wide", "narrow"):
+            monitor(tmp_path / name, f"1.0,{len(name)},1.0\n")
+        runs = runs_of(f"sb3:{tmp_path}")
+        assert runs is not None
+        _, second = runs
+        assert "'wide' where another of sb3 on A-v1 has 'narrow'" in str(second)
+
     def test_options_go_before_what_files_say(self) -> None:
         run = read_one(f"sb3:{ZOO},seed=2,env=CartPole-v9,variant=zoo")
         assert (run.row["variant"], run.row["env"], run.row["seed"]) == ("zoo", "CartPole-v9", 2)
@@ -224,13 +237,13 @@ class TestSources:
     def test_runs_are_read_one_after_another(self, tmp_path: Path) -> None:
         monitor(tmp_path / "a", "1.0,2,3.0\n")
         monitor(tmp_path / "b", "nonsense\n")
-        monitor(tmp_path / "c", "1.0,3,3.0\n")
+        monitor(tmp_path / "c" / "seed1", "1.0,3,3.0\n")
         runs = runs_of(f"sb3:{tmp_path}")
         assert isinstance(runs, Iterator)
         assert [type(run) for run in runs] == [Collected, Broken, Collected]
 
     def test_equal_bytes_are_one_run(self, tmp_path: Path) -> None:
-        for name in ("a", "b"):
+        for name in ("1", "2"):
             monitor(tmp_path / name, "1.0,2,3.0\n")
         first, second = read(f"sb3:{tmp_path}")
         assert first.row["run"] == second.row["run"]
