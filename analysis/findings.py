@@ -102,7 +102,7 @@ def scale(results: Results) -> str:
 
 def exactly(results: Results) -> str:
     """What intervals of normalised scores leave out; see `scores.score_intervals`."""
-    return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * (results.seeds < FEW)
+    return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * results.exact
 
 
 def many(count: int, what: str) -> str:
@@ -197,10 +197,11 @@ def aggregates(results: Results) -> Table:
             }
         )
     values = frame(rows)
+    uneven = len({runs.size for variant in results.complete for runs in results.cells(variant)}) > 1
     shown = values.map(lambda cell: cell if isinstance(cell, str) else number(cell))
     caption = (
         f"Of normalised scores ({scale(results)}). Median: over tasks, of means over runs. IQM: mean of the middle "
-        "half of all runs. Optimality gap: mean shortfall below 1. Area under curve: mean height of the learning curve."
+        f"half of all runs{', in which each task weighs alike' * uneven}. Optimality gap: mean shortfall below 1. Area under curve: mean height of the learning curve."
     )
     return Table("aggregates", "Other averages", caption, shown, values)
 

@@ -55,6 +55,8 @@ def summary(results: Results) -> list[str]:
         places = replicate.places(printed, results.reruns)
         ranks = replicate.agreement(printed, results.reruns)
         said += replicate.verdict(places, ranks, results.reruns)
+    if results.why_no_reruns:
+        said.append(f"Not set beside the paper's Table 1: {results.why_no_reruns}.")
     return said + doubts(results)
 
 
@@ -65,6 +67,7 @@ def doubts(results: Results) -> list[str]:
         int((own["score_episodes"] < SCORE_EPISODES).sum()),
         int((results.runs["status"] == "diverged").sum()),
     )
+    fixed = any(interval.method == "fixed" for interval in results.intervals.values())
     tails = [variant for variant, interval in results.intervals.items() if interval.heavy_tailed]
     others = sorted(set(results.runs["measure"]) - {"training episodes"})
     told = {
@@ -74,6 +77,8 @@ def doubts(results: Results) -> list[str]:
         ),
         f"{findings.many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
         f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,
+        "In some resamples no variant is better than the policy that scores 0: intervals take the returns that score "
+        "0 and 1 for exact.": fixed,
         f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,
         f"Not all runs were measured alike: some scores are of {' and of '.join(others)}.": others,
         f"Several simulators or kinds of numerics: {', '.join(ways(results))}.": len(ways(results)) > 1,

@@ -15,7 +15,7 @@ from analysis.dataset import Dataset
 from analysis.paper import published
 from analysis.records import RecordError, variant_of
 from analysis.scores import UNTRAINED, Raw, References, Scaling
-from analysis.statistics import Array, Interval
+from analysis.statistics import FEW, Array, Interval
 
 SETTLED = 10_000  # re-runs drawn for the prediction intervals of Table 1
 
@@ -99,6 +99,11 @@ class Results:
             return {}
         return scores.score_intervals(self.comparable, self.rng(), self.options.scaling)
 
+    @property
+    def exact(self) -> bool:
+        """Whether intervals of normalised scores take the returns that score 0 and 1 for exact."""
+        return self.seeds < FEW or any(interval.method == "fixed" for interval in self.intervals.values())
+
     @cached_property
     def curves(self) -> dict[str, Curves]:
         """Learning curves by task."""
@@ -116,16 +121,31 @@ class Results:
         return scores.normalise({v: self.areas[v] for v in self.complete}, self.references) if self.references else {}
 
     @cached_property
-    def paper_rows(self) -> list[str]:
-        """The variants that are rows of the paper's Table 1, in its order, if the dataset can be set beside it."""
+    def ranked(self) -> list[str]:
+        """The variants that are rows of the paper's Table 1, in its order, if it has the dataset's tasks and scores."""
         rows = [variant for variant in published.table1().index if variant in self.complete]
         mujoco = all(environment.rpartition("-")[0] in published.TASKS for environment in self.environments)
         return rows if mujoco and len(rows) > 1 and self.references and self.seeds >= replicate.SEEDS else []
 
+    @cached_property
+    def why_no_reruns(self) -> str:
+        """Why re-runs of Table 1 cannot be drawn from our runs, in one sentence; empty if they can."""
+        try:
+            if self.ranked:
+                _ = self.reruns
+            return ""
+        except RecordError as error:
+            return str(error)
+
+    @property
+    def paper_rows(self) -> list[str]:
+        """The variants that are rows of the paper's Table 1, in its order, if the dataset can be set beside it."""
+        return [] if self.why_no_reruns else self.ranked
+
     @property
     def of_paper(self) -> Raw:
         """Raw scores of Table 1's rows and the policy that scores 0 in it."""
-        return {v: self.raw[v] for v in (*self.paper_rows, self.options.scaling.random_from)}
+        return {v: self.raw[v] for v in (*self.ranked, self.options.scaling.random_from)}
 
     @cached_property
     def reruns(self) -> pd.DataFrame:

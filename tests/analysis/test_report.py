@@ -4,13 +4,15 @@ import html.parser
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from invented import write
 
-from analysis import report
+from analysis import collect, report
 from analysis.baseline import FOLDER as BASELINES
 from tests.conftest import ROOT
 
@@ -168,3 +170,28 @@ def test_the_committed_report_is_of_the_committed_data(name: str, tmp_path: Path
     assert not other, (
         f"of other data: run python -m analysis.report analysis/baselines/{name} --out analysis/reports/{name}"
     )
+
+
+def returned(folder: Path, returns: Mapping[str, Sequence[float]]) -> Path:
+    """A dataset collected from a table: one episode per run, of these returns, on one task."""
+    rows = [f"{v},Hopper-v4,{seed},1000,{r},10" for v, runs in returns.items() for seed, r in enumerate(runs)]
+    folder.with_suffix(".csv").write_text("\n".join(["variant,env,seed,env_step,return,length", *rows]) + "\n")
+    assert collect.main([f"csv:{folder}.csv", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_best_variant_that_resamples_lose_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 is 100, 1 is (150 + 90 + 95) / 3; among re-runs of three seeds some have no variant above random."""
+    returns = {"clip_0.2": [150, 90, 95], "clip_0.1": [80, 81, 82], "random": [100, 100, 100]}
+    assert report.main([str(returned(tmp_path / "data", returns)), "--out", str(tmp_path / "report")]) == 0
+    assert "Not set beside the paper's Table 1: in 2,9" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "report" / "tables" / "normalised.csv", index_col="variant")["mean"]
+    assert found["clip_0.2"] == pytest.approx(1)
+    assert found["clip_0.1"] == pytest.approx((81 - 100) / (335 / 3 - 100))
+
+
+def test_ten_seeds_that_resamples_lose_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = returned(tmp_path / "data", {"a": [150] + [99] * 9, "random": [100] * 10})
+    assert report.main([str(folder), "--out", str(tmp_path / "report")]) == 0
+    assert "In some resamples no variant is better than the policy that scores 0" in capsys.readouterr().out
+    assert "taken for exact" in (tmp_path / "report" / "tables" / "normalised.md").read_text()
