@@ -15,7 +15,7 @@ from analysis.dataset import SCORE_EPISODES
 from analysis.others import others_scores, published_scores
 from analysis.paper import published
 from analysis.records import RecordError
-from analysis.results import Results
+from analysis.results import LONG, Results
 from analysis.scores import UNTRAINED, OneFrom, Scaling, ZeroFrom
 from analysis.statistics import FEW, LEVEL, Array
 from analysis.tables import Table, frame, number, returns, span
@@ -106,7 +106,7 @@ def exactly(results: Results) -> str:
 
 
 def many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def normalised_scores(results: Results) -> Table:
@@ -138,6 +138,8 @@ def raw_scores(results: Results) -> Table:
     odd = (results.runs["score_episodes"] < SCORE_EPISODES) | (results.runs["status"] == "diverged")
     odd &= results.runs["measure"] == "training episodes"
     flagged = set(zip(results.runs["variant"][odd], results.runs["env"][odd], strict=True))
+    spanning = results.runs["run"].map(results.shares) > LONG
+    early = set(zip(results.runs["variant"][spanning], results.runs["env"][spanning], strict=True))
     rows, shown = [], []
     for variant in results.variants:
         cells = {}
@@ -150,7 +152,7 @@ def raw_scores(results: Results) -> Table:
             flag = (variant, environment) in flagged
             rows.append({"variant": variant, "env": environment, "runs": counted.size, "mean": had.mean(),
                          "std": deviation(had), "mean_with_worst": counted.mean(), "flagged": flag})  # fmt: skip
-            cells[environment] = spread(had) + "†" * flag
+            cells[environment] = spread(had) + "†" * flag + "‡" * ((variant, environment) in early)
             if not np.isclose(had.mean(), counted.mean()):
                 cells[environment] += f" ({returns(counted.mean())})"
         shown.append({"variant": variant, **cells})
@@ -161,7 +163,9 @@ def raw_scores(results: Results) -> Table:
         f"Mean return of a run's last {SCORE_EPISODES} episodes: mean ± sample standard deviation over runs "
         f"(undiscounted reward; {how_many(results)} a cell). † some runs finished fewer episodes or diverged, and "
         "count what they had; in brackets the mean with a diverged run as its task's worst, which is what is "
-        "normalised." + " Last rows: the returns that become 0 and 1." * bool(results.references)
+        "normalised."
+        + f" ‡ the episodes of some scores span more than {LONG:.0%} of their run." * bool(early)
+        + " Last rows: the returns that become 0 and 1." * bool(results.references)
     )
     return Table("raw", "Raw scores by task", caption, frame(shown), frame(rows))
 
@@ -193,7 +197,7 @@ def aggregates(results: Results) -> Table:
                 "median": float(statistics.median(cells)),
                 "IQM": float(statistics.interquartile_mean(cells)),
                 "optimality gap": float(statistics.optimality_gap(cells)),
-                "area under curve": float(np.mean([np.nanmean(runs) for runs in results.heights[variant].values()])),
+                "area under curve": float(np.mean([known(runs) for runs in results.heights[variant].values()])),
             }
         )
     values = frame(rows)
@@ -201,9 +205,15 @@ def aggregates(results: Results) -> Table:
     shown = values.map(lambda cell: cell if isinstance(cell, str) else number(cell))
     caption = (
         f"Of normalised scores ({scale(results)}). Median: over tasks, of means over runs. IQM: mean of the middle "
-        f"half of all runs{', in which each task weighs alike' * uneven}. Optimality gap: mean shortfall below 1. Area under curve: mean height of the learning curve."
+        f"half of all runs{', in which each task weighs alike' * uneven}. Optimality gap: mean shortfall below 1. Area under curve: mean height of the learning curve"
+        + (", up to the shortest budget of a task; – where it is too short for two points." if results.unequal else ".")
     )
     return Table("aggregates", "Other averages", caption, shown, values)
+
+
+def known(runs: Array) -> float:
+    """Mean of the runs that have a value; NaN if none has."""
+    return float(np.nanmean(runs)) if np.isfinite(runs).any() else np.nan
 
 
 def comparisons(results: Results) -> Table:
@@ -305,7 +315,7 @@ def list_of_runs(results: Results) -> Table:
     """Every run with its id and how it ended."""
     columns = ["run", "variant", "env", "profile", "seed", "status", "env_steps", "episodes", "score"]
     order = {variant: number for number, variant in enumerate(results.variants)}
-    found = results.runs.sort_values(
+    found = pd.concat([results.runs, results.faulty]).sort_values(
         ["env", "variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c
     )
     values = found[[*columns, "score_episodes", "measure", "seconds", "commit", "host", "cpu", "gpu"]]

@@ -89,6 +89,19 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
     return table.groupby(["environment", "variant"])["score"].agg(["count", "mean", "std", "min", "max"])
 
 
+def save(figure: Figure, out: Path) -> None:
+    """The whole PNG, or what was there before."""
+    building = out.with_name(f".{out.name}.building")
+    try:
+        figure.savefig(building, dpi=110, format="png", metadata={"Software": None})
+        building.replace(out)
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
+    finally:
+        if building.exists():
+            building.unlink()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.plot", description="Learning curves of runs, as a PNG.")
     parser.add_argument("records", nargs="+", type=Path, help="records root, or any folder of runs inside")
@@ -98,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = find_runs(options.records)
         figure = draw(runs)
-        figure.savefig(out, dpi=110, metadata={"Software": None})
+        save(figure, out)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

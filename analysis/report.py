@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis import findings, replicate
 from analysis.collect import collect
@@ -26,10 +27,10 @@ from analysis.figures import kinds, style
 from analysis.page import Page, Picture, render
 from analysis.paper import published
 from analysis.records import RecordError
-from analysis.results import Options, Results
+from analysis.results import LONG, Options, Results
 from analysis.scores import Scaling
 from analysis.statistics import FEW
-from analysis.tables import FORMATS, Table, frame, markdown, number
+from analysis.tables import FORMATS, Table, frame, markdown, number, plain
 
 SHOWN = 8  # names of what is missing
 
@@ -69,21 +70,68 @@ def doubts(results: Results) -> list[str]:
     )
     fixed = any(interval.method == "fixed" for interval in results.intervals.values())
     tails = [variant for variant, interval in results.intervals.items() if interval.heavy_tailed]
-    others = sorted(set(results.runs["measure"]) - {"training episodes"})
+    learn = results.runs[results.runs["variant"].isin(results.trained)]
+    kinds = sorted(learn["measure"].unique())
+    long = results.shares[results.shares > LONG]
     told = {
         "1 seed: no intervals; differences mean nothing yet.": results.seeds == 1,
         f"{findings.how_many(results, 'seed')}: intervals are Student's t and wide; read small differences as none.": (
             1 < results.seeds < FEW
         ),
+        faults(results): len(results.faulty),
         f"{findings.many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
-        f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,
+        f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst{when(results)}.": diverged,
+        f"Budgets differ: {budgets(results)}. A score is of the end of a run, so differences there are not of the "
+        "variants alone; heights of curves are compared up to the shortest budget.": results.unequal,
+        f"In {findings.many(len(long), 'run')} of {len(results.shares)} the episodes of the score span more than "
+        f"{LONG:.0%} of the run, at most {long.max():.0%}: such scores are of much of training, not of its end "
+        "(‡).": len(long),
         "In some resamples no variant is better than the policy that scores 0: intervals take the returns that score "
         "0 and 1 for exact.": fixed,
         f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,
-        f"Not all runs were measured alike: some scores are of {' and of '.join(others)}.": others,
+        f"Not all runs were measured alike: some scores are of {' and others of '.join(kinds)}; none are averaged "
+        "together, but they are compared.": len(kinds) > 1,
+        f"All scores are of {' '.join(kinds)}.": len(kinds) == 1 and kinds != ["training episodes"],
+        f"The seeds of {len(results.dataset.note.get('numbered', ()))} runs were numbered by their position in the "
+        "source, which does not name them.": results.dataset.note.get("numbered"),
         f"Several simulators or kinds of numerics: {', '.join(ways(results))}.": len(ways(results)) > 1,
     }
     return [sentence for sentence, holds in told.items() if holds]
+
+
+def faults(results: Results) -> str:
+    """Which runs their environment spoilt, and when."""
+    count = len(results.faulty)
+    return (
+        f"{findings.many(count, 'run')} {'is' if count == 1 else 'are'} faulty, for the environment handed out what is "
+        f"not finite, and count{'s' * (count == 1)} in no mean: {listed(results.faulty)}. Means of these cells are "
+        "over fewer runs."
+    )
+
+
+def listed(runs: pd.DataFrame) -> str:
+    """Runs by variant, task and seed, with what was not finite, and when, if that is known."""
+    names = [
+        f"{run['variant']} on {run['env']}, seed {run['seed']}" + f" ({run['not_finite']})" * bool(run["not_finite"])
+        for _, run in runs.iterrows()
+    ]
+    return "; ".join(names[:SHOWN]) + f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+
+
+def when(results: Results) -> str:
+    """Of the diverged runs that tell what was not finite, and when: which they are."""
+    tell = results.runs[(results.runs["status"] == "diverged") & (results.runs["not_finite"] != "")]
+    return f": {listed(tell)}" * bool(len(tell))
+
+
+def budgets(results: Results) -> str:
+    """Tasks whose runs had different budgets, and those of their variants."""
+    said = []
+    for task, (low, high) in results.unequal.items():
+        of = results.budgets[task]
+        shortest, longest = min(of, key=of.__getitem__), max(of, key=of.__getitem__)
+        said.append(f"{task} from {low:,} ({shortest}) to {high:,} env steps ({longest})")
+    return "; ".join(said[:SHOWN]) + f" and {len(said) - SHOWN} more" * (len(said) > SHOWN)
 
 
 def ways(results: Results) -> list[str]:
@@ -155,6 +203,22 @@ def dataset_of(name: str, records: Path, mark: bool) -> Dataset:
 def write(results: Results, title: str, options: argparse.Namespace, out: Path) -> None:
     """All files of the report, in a folder that holds nothing else afterwards."""
     building = out.with_name(f".{out.name}.building")
+    try:
+        build(results, title, options, building)
+        old = out.with_name(f".{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            out.replace(old)
+        building.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def build(results: Results, title: str, options: argparse.Namespace, building: Path) -> None:
+    """All files of the report, in a new folder."""
     shutil.rmtree(building, ignore_errors=True)
     for folder in ("tables", "figures"):
         (building / folder).mkdir(parents=True)
@@ -179,22 +243,25 @@ def write(results: Results, title: str, options: argparse.Namespace, out: Path) 
     )
     (building / "index.html").write_text(render(page))
     (building / "report.md").write_text(as_markdown(page))
-    shutil.rmtree(out, ignore_errors=True)
-    building.replace(out)
 
 
 def about(results: Results) -> str:
     variants, tasks = len(results.trained), len(results.environments)
+    learn = int(results.runs["variant"].isin(results.trained).sum())
+    others = len(results.runs) - learn
     return (
-        f"{len(results.runs):,} runs: {findings.many(variants, 'variant')} on {findings.many(tasks, 'task')}, "
-        f"{findings.how_many(results)} a cell; {results.runs['env_steps'].sum():,} env steps"
+        f"{findings.many(learn, 'run')}: {findings.many(variants, 'variant')} on {findings.many(tasks, 'task')}, "
+        f"{findings.how_many(results)} a cell"
+        + f"; {findings.many(others, 'run')} of policies that do not learn" * bool(others)
+        + f"; {findings.many(len(results.faulty), 'faulty run')}" * bool(len(results.faulty))
+        + f"; {results.runs['env_steps'].sum():,} env steps"
     )
 
 
 def as_markdown(page: Page) -> str:
     """Summary and short tables, for a terminal or a pull request."""
-    parts = [f"# {page.title}", page.about, *(f"> **Partial.** {line}" for line in page.partial)]
-    parts.append("\n".join(f"- {line}" for line in (*page.summary, *page.notes)))
+    parts = [f"# {plain(page.title)}", plain(page.about), *(f"> **Partial.** {plain(line)}" for line in page.partial)]
+    parts.append("\n".join(f"- {plain(line)}" for line in (*page.summary, *page.notes)))
     parts += [markdown(table) for table in page.tables if table.name != "runs"]
     return "\n\n".join(parts) + "\n"
 

@@ -55,8 +55,9 @@ def one_kind(runs: pd.DataFrame, **chosen: str | None) -> pd.DataFrame:
 def raw_scores(runs: pd.DataFrame, diverged: Literal["worst", "plain"] = "worst") -> dict[str, dict[str, Array]]:
     """`raw` from a dataset's finished runs, in the order of their seeds. "worst": a run that diverged, or finished no
     episode, gets the score of its environment's worst run over all variants, for dropping it, or keeping what it had
-    before, would flatter its variant. "plain": its own score, if any."""
-    finished = runs[runs["status"] != "partial"].sort_values(["variant", "env", "seed"])
+    before, would flatter its variant. "plain": its own score, if any. A run whose environment was faulty says nothing
+    of its variant and counts nowhere."""
+    finished = runs[~runs["status"].isin(["partial", "faulty"])].sort_values(["variant", "env", "seed"])
     if (twice := finished[finished.duplicated(["variant", "env", "seed"])]).size:
         raise RecordError("two runs of {variant} on {env} with seed {seed}".format(**twice.iloc[0]))
     score = finished["score"].astype(float)

@@ -24,7 +24,8 @@ FEW = 10  # seeds; below it the bootstrap's intervals are too short (analysis/co
 
 
 class Interval(NamedTuple):
-    """An interval, how it was made ("t", "bootstrap", "fixed" or "pool"), and whether a heavy tail makes it doubtful."""
+    """An interval, how it was made ("t", "bootstrap", "fixed" (bootstrap, its references kept) or "pool"), and
+    whether a heavy tail makes it doubtful."""
 
     low: float
     high: float
