@@ -205,7 +205,8 @@ def aggregates(results: Results) -> Table:
     shown = values.map(lambda cell: cell if isinstance(cell, str) else number(cell))
     caption = (
         f"Of normalised scores ({scale(results)}). Median: over tasks, of means over runs. IQM: mean of the middle "
-        f"half of all runs{', in which each task weighs alike' * uneven}. Optimality gap: mean shortfall below 1. Area under curve: mean height of the learning curve"
+        f"half of all runs{', in which each task weighs alike' * uneven}. Optimality gap: mean shortfall below 1. Area "
+        "under curve: mean height of the learning curve"
         + (", up to the shortest budget of a task; – where it is too short for two points." if results.unequal else ".")
     )
     return Table("aggregates", "Other averages", caption, shown, values)
@@ -217,7 +218,9 @@ def known(runs: Array) -> float:
 
 
 def comparisons(results: Results) -> Table:
-    """Every variant against one of them, with tests that allow for their number."""
+    """Every variant against one of them, with tests that allow for their number; of raw scores, task by task."""
+    if not results.normalised and len(results.environments) > 1:
+        return by_task(results)
     against = compared_with(results)
     others = [variant for variant in results.complete if variant != against]
     cells = {v: results.cells(v) if results.normalised else list(results.raw[v].values()) for v in results.complete}
@@ -244,12 +247,65 @@ def comparisons(results: Results) -> Table:
     return Table("comparisons", f"Against {against}", caption, frame(shown), frame(rows))
 
 
+def by_task(results: Results) -> Table:
+    """The comparisons of raw scores, a row per task and variant: returns of several tasks have no common unit."""
+    against = compared_with(results)
+    pairs = [(e, v) for e in results.environments for v in results.complete if v != against]
+    cells = {(e, v): [results.raw[v][e]] for e in results.environments for v in results.complete}
+    welch = {(e, v): statistics.welch_test(cells[e, v], cells[e, against]) for e, v in pairs}
+    holm = dict(zip(pairs, statistics.holm(np.array([welch[pair].p for pair in pairs])), strict=True))
+    rows, shown = [], []
+    for e, v in pairs:
+        difference, p = float(welch[e, v].difference), float(welch[e, v].p)
+        low, high = statistics.difference_interval(welch[e, v])
+        shuffled = statistics.permutation_test(cells[e, v], cells[e, against], results.rng())
+        better = float(statistics.probability_of_improvement(cells[e, v], cells[e, against]))
+        rows.append({"env": e, "variant": v, "against": against, "difference": difference, "low": low, "high": high,
+                     "p": p, "p_holm": holm[e, v], "p_permutation": shuffled,
+                     "probability_of_improvement": better})  # fmt: skip
+        shown.append({"task": e, "variant": v, f"difference to {against}": returns(difference),
+                      f"{LEVEL_NAME} interval": f"[{returns(low)}, {returns(high)}]",
+                      "p (Welch, Holm)": chance(holm[e, v]), "p (permutation)": chance(shuffled),
+                      "P(better)": number(better)})  # fmt: skip
+    caption = (
+        f"Differences of means on each task, in returns, for scores are not normalised. Holm: allows for "
+        f"{many(len(pairs), 'comparison')}; the interval does not. P(better): that a run of the variant scores above a "
+        "run of the other."
+    )
+    return Table("comparisons", f"Against {against}, task by task", caption, frame(shown), frame(rows))
+
+
+def raw_intervals(results: Results) -> Table:
+    """Means of raw scores with their intervals, where nothing else shows any."""
+    rows, shown = [], []
+    for v in results.trained:
+        line = {"variant": v}
+        for e in results.environments:
+            runs = results.raw.get(v, {}).get(e, np.empty(0))
+            low, high = statistics.interval([runs], results.rng())[:2] if runs.size > 1 else (np.nan, np.nan)
+            mean = float(runs.mean()) if runs.size else np.nan
+            rows.append({"variant": v, "env": e, "runs": runs.size, "mean": mean, "low": low, "high": high})
+            line[e] = returns(mean) + f" [{returns(low)}, {returns(high)}]" * (runs.size > 1)
+        shown.append(line)
+    caption = (
+        f"Mean return over runs and its {LEVEL_NAME} interval (Student's t, from {FEW} runs a stratified bootstrap). A "
+        "diverged run counts as its task's worst."
+    )
+    return Table("raw_intervals", "Raw scores and their intervals", caption, frame(shown), frame(rows))
+
+
 def chance(p: float) -> str:
     return "< 0.001" if p < 0.001 else number(p, 3)
 
 
 def compared_with(results: Results) -> str:
-    """The paper's own choice where it is there, else the first variant."""
+    """The reader's choice, else the paper's own where it is there, else the first variant."""
+    if chosen := results.options.reference:
+        if chosen not in results.complete:
+            raise RecordError(
+                f"--reference {chosen} has no runs on every task; choose of {', '.join(results.complete)}"
+            )
+        return chosen
     return published.WINNER if published.WINNER in results.complete else results.complete[0]
 
 
@@ -330,13 +386,10 @@ TABLES: dict[str, tuple[Callable[[Results], Table], Callable[[Results], bool]]] 
     "readings": (readings, lambda results: bool(results.paper_rows)),
     "normalised": (normalised_scores, lambda results: bool(results.normalised)),
     "raw": (raw_scores, lambda results: True),
+    "raw_intervals": (raw_intervals, lambda results: not results.normalised and bool(results.trained)),
     "comparisons": (
         comparisons,
-        lambda results: (
-            len(results.complete) > 1
-            and results.seeds > 1
-            and bool(results.normalised or len(results.environments) == 1)
-        ),
+        lambda results: len(results.complete) > 1 and results.seeds > 1,
     ),
     "aggregates": (aggregates, lambda results: bool(results.normalised)),
     "published": (published_scores, lambda results: not others_scores(results).empty),

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from analysis.page import Page, Picture, render
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import LONG, Options, Results
-from analysis.scores import Scaling
+from analysis.scores import UNTRAINED, Scaling
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, markdown, number, plain
 
@@ -51,6 +52,9 @@ def summary(results: Results) -> list[str]:
         )
     else:
         said.append(f"Raw scores only: {results.why_raw}.")
+        random = published.mujoco_random().reset_index()
+        if known := sorted(set(results.environments) & set(random["env"] + "-" + random["env_version"])):
+            said.append(f"Returns of a random policy on {', '.join(known)} stand in analysis/paper/mujoco_random.csv.")
     if results.paper_rows:
         printed = published.table1()["score"][results.paper_rows]
         places = replicate.places(printed, results.reruns)
@@ -183,6 +187,9 @@ def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
     gather = ["python", "-m", "analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
     gather += ["--leave-out", *left_out] * bool(left_out)
     write = ["python", "-m", "analysis.report", "DATASET", "--random", options.random, "--best", options.best]
+    for flag, names in (("variants", options.variants), ("tasks", options.tasks)):
+        write += [f"--{flag}", *names] if names else []
+    write += ["--reference", options.reference] if options.reference else []
     write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(left_out)
     return [shlex.join(words) for words in (*train, gather, write)]
 
@@ -198,6 +205,18 @@ def dataset_of(name: str, records: Path, mark: bool) -> Dataset:
     if (left := missing(dataset.note)) and not mark:
         raise RecordError(f"{' '.join(left)} --missing=mark reports without them, and says so")
     return dataset
+
+
+def chosen(dataset: Dataset, variants: Sequence[str] | None, tasks: Sequence[str] | None) -> Dataset:
+    """The dataset's runs of these variants, and of the policies that do not learn, on these tasks."""
+    runs = dataset.runs
+    for column, what, names in (("variant", "variants", variants), ("env", "tasks", tasks)):
+        there = sorted(runs[column].unique())
+        if unknown := sorted(set(names or ()) - set(there)):
+            raise RecordError(f"--{what}: no runs of {', '.join(unknown)}; there are {', '.join(there)}")
+        if names:
+            runs = runs[runs[column].isin([*names, *UNTRAINED])]
+    return replace(dataset, runs=runs)
 
 
 def write(results: Results, title: str, options: argparse.Namespace, out: Path) -> None:
@@ -275,6 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--missing", choices=["refuse", "mark"], default="refuse", help="what to do when runs are missing"
     )
     parser.add_argument("--random", choices=["random", "initial"], default="random", help="policy that scores 0")
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="what is reported (default: all)")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="on which tasks (default: all)")
+    parser.add_argument("--reference", metavar="VARIANT", help="what the others are compared with")
     parser.add_argument("--best", choices=["variant", "run"], default="variant", help="result that scores 1")
     parser.add_argument("--seed", type=int, default=0, help="of resamples and drawn tables")
     options = parser.parse_args(arguments)
@@ -284,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if out.exists() and not (out / "index.html").exists():
             raise RecordError(f"--out {out} is there and is no report; give a folder of its own")
         dataset = dataset_of(options.name, options.records, options.missing == "mark")
-        results = Results(dataset, Options(Scaling(options.random, options.best), options.seed))
+        dataset = chosen(dataset, options.variants, options.tasks)
+        results = Results(dataset, Options(Scaling(options.random, options.best), options.seed, options.reference))
         write(results, title, options, out)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)

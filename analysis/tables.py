@@ -10,8 +10,9 @@ import pandas as pd
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "−": "$-$", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "ε": r"$\epsilon$", "β": r"$\beta$", "γ": r"$\gamma$",
+    "−": "$-$", "±": r"$\pm$", "†": r"$\dagger$", "ε": r"$\epsilon$", "β": r"$\beta$", "γ": r"$\gamma$",
     "×": r"$\times$", "≥": r"$\geq$", "…": r"\ldots{}", "–": "--", "τ": r"$\tau$", "∞": r"$\infty$",
+    "‡": r"$\ddagger$",
 }  # fmt: skip
 """Characters that LaTeX would read as commands, or that pdflatex has no glyph for."""
 

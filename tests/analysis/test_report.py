@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from invented import write
+from scipy import stats
 
 from analysis import collect, findings, report
 from analysis.baseline import FOLDER as BASELINES
 from analysis.dataset import load
 from analysis.records import RecordError
-from analysis.results import Results
+from analysis.results import Options, Results
 from analysis.tables import Table, csv, markdown
 from tests.conftest import ROOT
 
@@ -311,3 +312,39 @@ def test_a_full_disk_keeps_the_old_report(
     assert said.count("\n") == 1 and str(out) in said and "No space left" in said
     assert (out / "index.html").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]
+
+
+def test_without_a_random_policy_tasks_are_compared_one_by_one(tmp_path: Path) -> None:
+    """Two tasks, no policy that scores 0: differences by hand, in returns."""
+    folder = write(
+        tmp_path / "data", np.random.default_rng(0), variants=("unconstrained", "clip_0.2"), env_steps=50_000
+    )
+    found = Results(load(folder), Options(reference="unconstrained"))
+    made = {table.name: table for table in findings.made(found)}
+    rows = made["comparisons"].values.set_index("env")
+    assert list(rows.index) == ["Hopper-v4", "InvertedPendulum-v4"]
+    for task, row in rows.iterrows():
+        theirs, ours = found.raw["unconstrained"][str(task)], found.raw["clip_0.2"][str(task)]
+        expected = stats.ttest_ind(ours, theirs, equal_var=False)
+        assert row["difference"] == pytest.approx(ours.mean() - theirs.mean())
+        assert row["p"] == pytest.approx(expected.pvalue)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+    ends = made["raw_intervals"].values
+    assert len(ends) == 4 and (ends["low"] < ends["mean"]).all() and (ends["mean"] < ends["high"]).all()
+    assert "random policy on Hopper-v4" in " ".join(report.summary(found))
+
+
+def test_a_reader_chooses_what_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "data", np.random.default_rng(0), variants=PAPER, env_steps=50_000)
+    out = tmp_path / "report"
+    some = ["--variants", "clip_0.1", "clip_0.2", "--tasks", "Hopper-v4", "--reference", "clip_0.1"]
+    assert report.main([str(folder), "--out", str(out), *some]) == 0
+    found = pd.read_csv(out / "tables" / "raw.csv")
+    assert set(found["variant"]) == {"clip_0.1", "clip_0.2", "random"} and set(found["env"]) == {"Hopper-v4"}
+    assert list(pd.read_csv(out / "tables" / "comparisons.csv")["against"]) == ["clip_0.1"]
+    assert " ".join(some) in (out / "index.html").read_text()
+    capsys.readouterr()
+    for flag in ("--variants", "--tasks", "--reference"):
+        assert report.main([str(folder), "--out", str(out), flag, "nothing"]) == 2
+        said = capsys.readouterr().err
+        assert flag in said and "nothing" in said and said.count("\n") == 1
