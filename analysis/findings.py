@@ -377,7 +377,7 @@ def list_of_runs(results: Results) -> Table:
     values = found[[*columns, "score_episodes", "measure", "seconds", "commit", "host", "cpu", "gpu"]]
     shown = found[columns].assign(score=found["score"].map(returns))
     shown = shown.map(lambda cell: f"{cell:,}" if isinstance(cell, int) else str(cell))
-    caption = "The folder of a run ends with its run id, the part of `run` before the dash; the code id is the rest."
+    caption = "The folder of a run ends with its run id, the part of “run” before the dash; the code id is the rest."
     return Table("runs", "Runs", caption, shown, values)
 
 

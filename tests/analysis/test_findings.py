@@ -301,7 +301,7 @@ ODD = Table(
 class TestText:
     def test_markdown(self) -> None:
         assert tables.markdown(ODD).splitlines()[2:] == [
-            "| a<b | n |", "| :-- | --: |", r"| x\|y | −1.50 |", "| <script> | 2.00 |",
+            r"| a\<b | n |", "| :-- | --: |", r"| x\|y | −1.50 |", "| \\<script> | 2.00 |",
         ]  # fmt: skip
 
     def test_csv_is_read_back_as_it_was(self, tmp_path: Path) -> None:
