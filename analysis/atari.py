@@ -8,6 +8,7 @@ python -m analysis.atari DATASET_OR_STUDY [--records records] [--out FOLDER]
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from analysis.report import about, dataset_of, missing, provenance
 from analysis.results import Results
 from analysis.scores import UNTRAINED, Raw
 from analysis.statistics import FEW, Array
-from analysis.tables import Table, csv, frame, markdown, number, returns, span
+from analysis.tables import Table, csv, frame, markdown, number, plain, returns, span
 
 PAPER = {"a2c": "A2C", "acer": "ACER", "ppo": "PPO"}
 """Columns of the published tables, and the paper's names."""
@@ -179,7 +180,7 @@ def section(results: Results, made: Sequence[Table]) -> str:
     parts = [
         "## Atari",
         f"{about(results)}.",
-        *(f"> **Partial.** {line}" for line in missing(results.dataset.note)),
+        *(f"> **Partial.** {plain(line)}" for line in missing(results.dataset.note)),
         *(markdown(table) for table in made),
         "![Learning curves on Atari games](figure6.png)",
         f"*{captions.figure6(results)}*",
@@ -200,12 +201,23 @@ def write(dataset: Dataset, out: Path) -> str:
     results = learning(dataset)
     made = tables(results)
     text = section(results, made)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "atari.md").write_text(text)
-    for table in made:
-        (out / f"{table.name}.csv").write_text(csv(table))
     style.use()
-    style.save(picture(results), out / "figure6", ["png"])
+    figure = picture(results)
+    building = out.with_name(f".{out.name}.building")
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        (building / "atari.md").write_text(text)
+        for table in made:
+            (building / f"{table.name}.csv").write_text(csv(table))
+        style.save(figure, building / "figure6", ["png"])
+        out.mkdir(exist_ok=True)
+        for path in sorted(building.iterdir()):
+            path.replace(out / path.name)
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return text
 
 

@@ -68,6 +68,26 @@ def fill(dataset: Dataset, keys: Iterable[str], spans: Array) -> tuple[Array, Ar
     return sums.reshape(-1, FINEST), counts.reshape(-1, FINEST)
 
 
+def score_spans(dataset: Dataset, runs: pd.DataFrame) -> pd.Series:
+    """By `run`: the share of a run's env steps that lies between the episode before its score's first one and its last
+    one, of the given rows of `runs`."""
+    index = pd.Index(runs["run"])
+    before = (runs["episodes"] - runs["score_episodes"]).to_numpy()  # how many episodes the score leaves out
+    seen, starts, ends = np.zeros((3, len(index)), dtype=np.int64)
+    for batch in dataset.batches("episodes", ["env_step"]):
+        codes = index.get_indexer(pd.Index(batch["run"].dictionary.to_pylist()))
+        run, step = codes[batch["run"].indices.to_numpy()], batch["env_step"].to_numpy()
+        run, step = run[run >= 0], step[run >= 0]
+        for number in np.unique(run):
+            rows = step[run == number]
+            place = before[number] - seen[number] - 1
+            if 0 <= place < len(rows):
+                starts[number] = rows[place]
+            seen[number] += len(rows)
+            ends[number] = rows[-1]
+    return pd.Series((ends - starts) / runs["env_steps"].to_numpy(), index=index)
+
+
 def coarseness(counts: Array, reached: Sequence[int]) -> int:
     """How many bins become one, so that most of those that runs have reached hold enough episodes; (runs, bins) and
     (runs,)."""
@@ -105,7 +125,11 @@ def few(curves: Curves) -> bool:
     return max(map(len, curves.runs.values())) < FEW
 
 
-def areas(curves: Curves, variant: str) -> Array:
-    """Mean height (runs,) of a variant's curves, gaps bridged; NaN for a run of fewer than two bins."""
-    found = [(curves.env_steps[there], run[there]) for run in curves.runs[variant] for there in [np.isfinite(run)]]
+def areas(curves: Curves, variant: str, end: float = np.inf) -> Array:
+    """Mean height (runs,) of a variant's curves up to `end` env steps, gaps bridged; NaN for a run of fewer than two
+    bins there."""
+    early = curves.env_steps <= end
+    found = [
+        (curves.env_steps[there], run[there]) for run in curves.runs[variant] for there in [np.isfinite(run) & early]
+    ]
     return np.array([area_under_curve(*points) if points[0].size > 1 else np.nan for points in found])

@@ -15,7 +15,7 @@ from analysis.dataset import SCORE_EPISODES
 from analysis.others import others_scores, published_scores
 from analysis.paper import published
 from analysis.records import RecordError
-from analysis.results import Results
+from analysis.results import LONG, Results
 from analysis.scores import UNTRAINED, OneFrom, Scaling, ZeroFrom
 from analysis.statistics import FEW, LEVEL, Array
 from analysis.tables import Table, frame, number, returns, span
@@ -102,11 +102,11 @@ def scale(results: Results) -> str:
 
 def exactly(results: Results) -> str:
     """What intervals of normalised scores leave out; see `scores.score_intervals`."""
-    return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * (results.seeds < FEW)
+    return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * results.exact
 
 
 def many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def normalised_scores(results: Results) -> Table:
@@ -138,6 +138,8 @@ def raw_scores(results: Results) -> Table:
     odd = (results.runs["score_episodes"] < SCORE_EPISODES) | (results.runs["status"] == "diverged")
     odd &= results.runs["measure"] == "training episodes"
     flagged = set(zip(results.runs["variant"][odd], results.runs["env"][odd], strict=True))
+    spanning = results.runs["run"].map(results.shares) > LONG
+    early = set(zip(results.runs["variant"][spanning], results.runs["env"][spanning], strict=True))
     rows, shown = [], []
     for variant in results.variants:
         cells = {}
@@ -150,7 +152,7 @@ def raw_scores(results: Results) -> Table:
             flag = (variant, environment) in flagged
             rows.append({"variant": variant, "env": environment, "runs": counted.size, "mean": had.mean(),
                          "std": deviation(had), "mean_with_worst": counted.mean(), "flagged": flag})  # fmt: skip
-            cells[environment] = spread(had) + "†" * flag
+            cells[environment] = spread(had) + "†" * flag + "‡" * ((variant, environment) in early)
             if not np.isclose(had.mean(), counted.mean()):
                 cells[environment] += f" ({returns(counted.mean())})"
         shown.append({"variant": variant, **cells})
@@ -161,7 +163,9 @@ def raw_scores(results: Results) -> Table:
         f"Mean return of a run's last {SCORE_EPISODES} episodes: mean ± sample standard deviation over runs "
         f"(undiscounted reward; {how_many(results)} a cell). † some runs finished fewer episodes or diverged, and "
         "count what they had; in brackets the mean with a diverged run as its task's worst, which is what is "
-        "normalised." + " Last rows: the returns that become 0 and 1." * bool(results.references)
+        "normalised."
+        + f" ‡ the episodes of some scores span more than {LONG:.0%} of their run." * bool(early)
+        + " Last rows: the returns that become 0 and 1." * bool(results.references)
     )
     return Table("raw", "Raw scores by task", caption, frame(shown), frame(rows))
 
@@ -193,20 +197,30 @@ def aggregates(results: Results) -> Table:
                 "median": float(statistics.median(cells)),
                 "IQM": float(statistics.interquartile_mean(cells)),
                 "optimality gap": float(statistics.optimality_gap(cells)),
-                "area under curve": float(np.mean([np.nanmean(runs) for runs in results.heights[variant].values()])),
+                "area under curve": float(np.mean([known(runs) for runs in results.heights[variant].values()])),
             }
         )
     values = frame(rows)
+    uneven = len({runs.size for variant in results.complete for runs in results.cells(variant)}) > 1
     shown = values.map(lambda cell: cell if isinstance(cell, str) else number(cell))
     caption = (
         f"Of normalised scores ({scale(results)}). Median: over tasks, of means over runs. IQM: mean of the middle "
-        "half of all runs. Optimality gap: mean shortfall below 1. Area under curve: mean height of the learning curve."
+        f"half of all runs{', in which each task weighs alike' * uneven}. Optimality gap: mean shortfall below 1. Area "
+        "under curve: mean height of the learning curve"
+        + (", up to the shortest budget of a task; – where it is too short for two points." if results.unequal else ".")
     )
     return Table("aggregates", "Other averages", caption, shown, values)
 
 
+def known(runs: Array) -> float:
+    """Mean of the runs that have a value; NaN if none has."""
+    return float(np.nanmean(runs)) if np.isfinite(runs).any() else np.nan
+
+
 def comparisons(results: Results) -> Table:
-    """Every variant against one of them, with tests that allow for their number."""
+    """Every variant against one of them, with tests that allow for their number; of raw scores, task by task."""
+    if not results.normalised and len(results.environments) > 1:
+        return by_task(results)
     against = compared_with(results)
     others = [variant for variant in results.complete if variant != against]
     cells = {v: results.cells(v) if results.normalised else list(results.raw[v].values()) for v in results.complete}
@@ -233,12 +247,65 @@ def comparisons(results: Results) -> Table:
     return Table("comparisons", f"Against {against}", caption, frame(shown), frame(rows))
 
 
+def by_task(results: Results) -> Table:
+    """The comparisons of raw scores, a row per task and variant: returns of several tasks have no common unit."""
+    against = compared_with(results)
+    pairs = [(e, v) for e in results.environments for v in results.complete if v != against]
+    cells = {(e, v): [results.raw[v][e]] for e in results.environments for v in results.complete}
+    welch = {(e, v): statistics.welch_test(cells[e, v], cells[e, against]) for e, v in pairs}
+    holm = dict(zip(pairs, statistics.holm(np.array([welch[pair].p for pair in pairs])), strict=True))
+    rows, shown = [], []
+    for e, v in pairs:
+        difference, p = float(welch[e, v].difference), float(welch[e, v].p)
+        low, high = statistics.difference_interval(welch[e, v])
+        shuffled = statistics.permutation_test(cells[e, v], cells[e, against], results.rng())
+        better = float(statistics.probability_of_improvement(cells[e, v], cells[e, against]))
+        rows.append({"env": e, "variant": v, "against": against, "difference": difference, "low": low, "high": high,
+                     "p": p, "p_holm": holm[e, v], "p_permutation": shuffled,
+                     "probability_of_improvement": better})  # fmt: skip
+        shown.append({"task": e, "variant": v, f"difference to {against}": returns(difference),
+                      f"{LEVEL_NAME} interval": f"[{returns(low)}, {returns(high)}]",
+                      "p (Welch, Holm)": chance(holm[e, v]), "p (permutation)": chance(shuffled),
+                      "P(better)": number(better)})  # fmt: skip
+    caption = (
+        f"Differences of means on each task, in returns, for scores are not normalised. Holm: allows for "
+        f"{many(len(pairs), 'comparison')}; the interval does not. P(better): that a run of the variant scores above a "
+        "run of the other."
+    )
+    return Table("comparisons", f"Against {against}, task by task", caption, frame(shown), frame(rows))
+
+
+def raw_intervals(results: Results) -> Table:
+    """Means of raw scores with their intervals, where nothing else shows any."""
+    rows, shown = [], []
+    for v in results.trained:
+        line = {"variant": v}
+        for e in results.environments:
+            runs = results.raw.get(v, {}).get(e, np.empty(0))
+            low, high = statistics.interval([runs], results.rng())[:2] if runs.size > 1 else (np.nan, np.nan)
+            mean = float(runs.mean()) if runs.size else np.nan
+            rows.append({"variant": v, "env": e, "runs": runs.size, "mean": mean, "low": low, "high": high})
+            line[e] = returns(mean) + f" [{returns(low)}, {returns(high)}]" * (runs.size > 1)
+        shown.append(line)
+    caption = (
+        f"Mean return over runs and its {LEVEL_NAME} interval (Student's t, from {FEW} runs a stratified bootstrap). A "
+        "diverged run counts as its task's worst."
+    )
+    return Table("raw_intervals", "Raw scores and their intervals", caption, frame(shown), frame(rows))
+
+
 def chance(p: float) -> str:
     return "< 0.001" if p < 0.001 else number(p, 3)
 
 
 def compared_with(results: Results) -> str:
-    """The paper's own choice where it is there, else the first variant."""
+    """The reader's choice, else the paper's own where it is there, else the first variant."""
+    if chosen := results.options.reference:
+        if chosen not in results.complete:
+            raise RecordError(
+                f"--reference {chosen} has no runs on every task; choose of {', '.join(results.complete)}"
+            )
+        return chosen
     return published.WINNER if published.WINNER in results.complete else results.complete[0]
 
 
@@ -304,13 +371,13 @@ def list_of_runs(results: Results) -> Table:
     """Every run with its id and how it ended."""
     columns = ["run", "variant", "env", "profile", "seed", "status", "env_steps", "episodes", "score"]
     order = {variant: number for number, variant in enumerate(results.variants)}
-    found = results.runs.sort_values(
+    found = pd.concat([results.runs, results.faulty]).sort_values(
         ["env", "variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c
     )
     values = found[[*columns, "score_episodes", "measure", "seconds", "commit", "host", "cpu", "gpu"]]
     shown = found[columns].assign(score=found["score"].map(returns))
     shown = shown.map(lambda cell: f"{cell:,}" if isinstance(cell, int) else str(cell))
-    caption = "The folder of a run ends with its run id, the part of `run` before the dash; the code id is the rest."
+    caption = "The folder of a run ends with its run id, the part of “run” before the dash; the code id is the rest."
     return Table("runs", "Runs", caption, shown, values)
 
 
@@ -319,13 +386,10 @@ TABLES: dict[str, tuple[Callable[[Results], Table], Callable[[Results], bool]]] 
     "readings": (readings, lambda results: bool(results.paper_rows)),
     "normalised": (normalised_scores, lambda results: bool(results.normalised)),
     "raw": (raw_scores, lambda results: True),
+    "raw_intervals": (raw_intervals, lambda results: not results.normalised and bool(results.trained)),
     "comparisons": (
         comparisons,
-        lambda results: (
-            len(results.complete) > 1
-            and results.seeds > 1
-            and bool(results.normalised or len(results.environments) == 1)
-        ),
+        lambda results: len(results.complete) > 1 and results.seeds > 1,
     ),
     "aggregates": (aggregates, lambda results: bool(results.normalised)),
     "published": (published_scores, lambda results: not others_scores(results).empty),

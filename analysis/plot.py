@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -37,6 +38,11 @@ def curve(run: Run) -> pd.Series:
     return pd.Series(np.where(grid <= reached, values, np.nan), index=grid)
 
 
+def budgets(run: Run, runs: Sequence[Run]) -> set[int]:
+    """Env steps of the runs of the same variant on the same task."""
+    return {r.config["env_steps"] for r in runs if r.variant == run.variant and r.config["env"] == run.config["env"]}
+
+
 def label(run: Run, runs: Sequence[Run]) -> str:
     """The variant, and whatever else tells these runs apart."""
     parts = [run.variant]
@@ -45,14 +51,36 @@ def label(run: Run, runs: Sequence[Run]) -> str:
         (f"code {run.code_id}", {r.code_id for r in runs}),
         (run.config["backend"], {r.config["backend"] for r in runs}),
         (run.config["numerics"], {r.config["numerics"] for r in runs}),
+        (run.config["device"], {r.config["device"] for r in runs}),
+        (f"{run.config['env_steps']:,} env steps", budgets(run, runs)),
     ):
         if len(values) > 1:
             parts.append(part)
     return ", ".join(parts)
 
 
+def settings(run: Run) -> dict[str, Any]:
+    """All settings but the seed, by their dotted names."""
+    found = pd.json_normalize({key: value for key, value in run.config.items() if key != "seed"})
+    return {str(key): str(value) for key, value in found.iloc[0].items()}
+
+
+def require_alike(runs: Sequence[Run]) -> None:
+    """RecordError if runs that would be seeds of one line differ in more than their seeds."""
+    first: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        other = first.setdefault((run.config["env"]["id"], label(run, runs)), run)
+        ours, theirs = settings(run), settings(other)
+        if differ := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+            said = ", ".join(f"{key} ({theirs.get(key)} and {ours.get(key)})" for key in differ[:3])
+            raise RecordError(
+                f"{other.folder} and {run.folder} differ in {said}: no seeds of one line; plot them apart"
+            )
+
+
 def draw(runs: Sequence[Run]) -> Figure:
     """One panel per environment: a thin line per run, a bold one for the mean over seeds."""
+    require_alike(runs)
     environments = sorted({run.config["env"]["id"] for run in runs})
     labels = sorted({label(run, runs) for run in runs})
     columns = min(3, len(environments))
@@ -84,9 +112,28 @@ def draw(runs: Sequence[Run]) -> Figure:
 def scores(runs: Sequence[Run]) -> pd.DataFrame:
     """Scores of the finished runs over seeds: mean, sample standard deviation and range per environment and label."""
     finished = [run for run in runs if run.done is not None and run.done["score"] is not None]
-    rows = [(run.config["env"]["id"], label(run, runs), run.done["score"]) for run in finished if run.done]
-    table = pd.DataFrame(rows, columns=["environment", "variant", "score"])
-    return table.groupby(["environment", "variant"])["score"].agg(["count", "mean", "std", "min", "max"])
+    rows = [
+        (run.config["env"]["id"], label(run, runs), run.done["score"], len(run.episodes()) < SCORE_EPISODES)
+        for run in finished
+        if run.done
+    ]
+    cells = pd.DataFrame(rows, columns=["environment", "variant", "score", "short"]).groupby(["environment", "variant"])
+    table = cells["score"].agg(["count", "mean", "std", "min", "max"])
+    short = cells["short"].sum().astype(int)
+    return table.assign(**{f"under {SCORE_EPISODES} episodes": short}) if short.any() else table
+
+
+def save(figure: Figure, out: Path) -> None:
+    """The whole PNG, or what was there before."""
+    building = out.with_name(f".{out.name}.building")
+    try:
+        figure.savefig(building, dpi=110, format="png", metadata={"Software": None})
+        building.replace(out)
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
+    finally:
+        if building.exists():
+            building.unlink()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = find_runs(options.records)
         figure = draw(runs)
-        figure.savefig(out, dpi=110, metadata={"Software": None})
+        save(figure, out)
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -164,12 +164,13 @@ def report(runs: pd.DataFrame, rng: np.random.Generator, scaling: Scaling, draws
     cells = {variant: list(scores[variant].values()) for variant in ranked}
     tails = [variant for variant in ranked if heavy_tailed(cells[variant])]
     seeds, tasks = min(map(fewest, cells.values())), len(cells[ranked[0]])
-    short = ((runs["score_episodes"] < SCORE_EPISODES) & (runs["status"] != "partial")).sum()
-    unfinished, diverged = ((runs["status"] == status).sum() for status in ("partial", "diverged"))
+    short = ((runs["score_episodes"] < SCORE_EPISODES) & ~runs["status"].isin(["partial", "faulty"])).sum()
+    unfinished, diverged, faulty = ((runs["status"] == status).sum() for status in ("partial", "diverged", "faulty"))
     notes = [
         f"partial: {len(ranked)} of Table 1's {len(printed)} rows" * (len(ranked) < len(printed)),
         f"partial: {tasks} of the paper's {len(TASKS)} tasks, so these are not its averages" * (tasks != len(TASKS)),
         f"{unfinished} unfinished runs left out" * bool(unfinished),
+        f"{faulty} faulty runs, whose environment handed out what is not finite, left out" * bool(faulty),
         f"{short} runs finished fewer than {SCORE_EPISODES} episodes and are scored on those" * bool(short),
         f"{diverged} diverged runs count as the worst of their task" * bool(diverged),
         f"{seeds} seeds: what a re-run may score is known roughly, and the intervals are as wide as that makes them"

@@ -14,10 +14,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis import findings, replicate
 from analysis.collect import collect
@@ -26,10 +28,10 @@ from analysis.figures import kinds, style
 from analysis.page import Page, Picture, render
 from analysis.paper import published
 from analysis.records import RecordError
-from analysis.results import Options, Results
-from analysis.scores import Scaling
+from analysis.results import LONG, Options, Results
+from analysis.scores import UNTRAINED, Scaling
 from analysis.statistics import FEW
-from analysis.tables import FORMATS, Table, frame, markdown, number
+from analysis.tables import FORMATS, Table, frame, markdown, number, plain
 
 SHOWN = 8  # names of what is missing
 
@@ -50,11 +52,16 @@ def summary(results: Results) -> list[str]:
         )
     else:
         said.append(f"Raw scores only: {results.why_raw}.")
+        random = published.mujoco_random().reset_index()
+        if known := sorted(set(results.environments) & set(random["env"] + "-" + random["env_version"])):
+            said.append(f"Returns of a random policy on {', '.join(known)} stand in analysis/paper/mujoco_random.csv.")
     if results.paper_rows:
         printed = published.table1()["score"][results.paper_rows]
         places = replicate.places(printed, results.reruns)
         ranks = replicate.agreement(printed, results.reruns)
         said += replicate.verdict(places, ranks, results.reruns)
+    if results.why_no_reruns:
+        said.append(f"Not set beside the paper's Table 1: {results.why_no_reruns}.")
     return said + doubts(results)
 
 
@@ -65,20 +72,70 @@ def doubts(results: Results) -> list[str]:
         int((own["score_episodes"] < SCORE_EPISODES).sum()),
         int((results.runs["status"] == "diverged").sum()),
     )
+    fixed = any(interval.method == "fixed" for interval in results.intervals.values())
     tails = [variant for variant, interval in results.intervals.items() if interval.heavy_tailed]
-    others = sorted(set(results.runs["measure"]) - {"training episodes"})
+    learn = results.runs[results.runs["variant"].isin(results.trained)]
+    kinds = sorted(learn["measure"].unique())
+    long = results.shares[results.shares > LONG]
     told = {
         "1 seed: no intervals; differences mean nothing yet.": results.seeds == 1,
         f"{findings.how_many(results, 'seed')}: intervals are Student's t and wide; read small differences as none.": (
             1 < results.seeds < FEW
         ),
+        faults(results): len(results.faulty),
         f"{findings.many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
-        f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst.": diverged,
+        f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst{when(results)}.": diverged,
+        f"Budgets differ: {budgets(results)}. A score is of the end of a run, so differences there are not of the "
+        "variants alone; heights of curves are compared up to the shortest budget.": results.unequal,
+        f"In {findings.many(len(long), 'run')} of {len(results.shares)} the episodes of the score span more than "
+        f"{LONG:.0%} of the run, at most {long.max():.0%}: such scores are of much of training, not of its end "
+        "(‡).": len(long),
+        "In some resamples no variant is better than the policy that scores 0: intervals take the returns that score "
+        "0 and 1 for exact.": fixed,
         f"The means of {', '.join(tails)} hinge on one run: their intervals may be too narrow.": tails,
-        f"Not all runs were measured alike: some scores are of {' and of '.join(others)}.": others,
+        f"Not all runs were measured alike: some scores are of {' and others of '.join(kinds)}; none are averaged "
+        "together, but they are compared.": len(kinds) > 1,
+        f"All scores are of {' '.join(kinds)}.": len(kinds) == 1 and kinds != ["training episodes"],
+        f"The seeds of {len(results.dataset.note.get('numbered', ()))} runs were numbered by their position in the "
+        "source, which does not name them.": results.dataset.note.get("numbered"),
         f"Several simulators or kinds of numerics: {', '.join(ways(results))}.": len(ways(results)) > 1,
     }
     return [sentence for sentence, holds in told.items() if holds]
+
+
+def faults(results: Results) -> str:
+    """Which runs their environment spoilt, and when."""
+    count = len(results.faulty)
+    return (
+        f"{findings.many(count, 'run')} {'is' if count == 1 else 'are'} faulty, for the environment handed out what is "
+        f"not finite, and count{'s' * (count == 1)} in no mean: {listed(results.faulty)}. Means of these cells are "
+        "over fewer runs."
+    )
+
+
+def listed(runs: pd.DataFrame) -> str:
+    """Runs by variant, task and seed, with what was not finite, and when, if that is known."""
+    names = [
+        f"{run['variant']} on {run['env']}, seed {run['seed']}" + f" ({run['not_finite']})" * bool(run["not_finite"])
+        for _, run in runs.iterrows()
+    ]
+    return "; ".join(names[:SHOWN]) + f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+
+
+def when(results: Results) -> str:
+    """Of the diverged runs that tell what was not finite, and when: which they are."""
+    tell = results.runs[(results.runs["status"] == "diverged") & (results.runs["not_finite"] != "")]
+    return f": {listed(tell)}" * bool(len(tell))
+
+
+def budgets(results: Results) -> str:
+    """Tasks whose runs had different budgets, and those of their variants."""
+    said = []
+    for task, (low, high) in results.unequal.items():
+        of = results.budgets[task]
+        shortest, longest = min(of, key=of.__getitem__), max(of, key=of.__getitem__)
+        said.append(f"{task} from {low:,} ({shortest}) to {high:,} env steps ({longest})")
+    return "; ".join(said[:SHOWN]) + f" and {len(said) - SHOWN} more" * (len(said) > SHOWN)
 
 
 def ways(results: Results) -> list[str]:
@@ -130,6 +187,9 @@ def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
     gather = ["python", "-m", "analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
     gather += ["--leave-out", *left_out] * bool(left_out)
     write = ["python", "-m", "analysis.report", "DATASET", "--random", options.random, "--best", options.best]
+    for flag, names in (("variants", options.variants), ("tasks", options.tasks)):
+        write += [f"--{flag}", *names] if names else []
+    write += ["--reference", options.reference] if options.reference else []
     write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(left_out)
     return [shlex.join(words) for words in (*train, gather, write)]
 
@@ -147,9 +207,37 @@ def dataset_of(name: str, records: Path, mark: bool) -> Dataset:
     return dataset
 
 
+def chosen(dataset: Dataset, variants: Sequence[str] | None, tasks: Sequence[str] | None) -> Dataset:
+    """The dataset's runs of these variants, and of the policies that do not learn, on these tasks."""
+    runs = dataset.runs
+    for column, what, names in (("variant", "variants", variants), ("env", "tasks", tasks)):
+        there = sorted(runs[column].unique())
+        if unknown := sorted(set(names or ()) - set(there)):
+            raise RecordError(f"--{what}: no runs of {', '.join(unknown)}; there are {', '.join(there)}")
+        if names:
+            runs = runs[runs[column].isin([*names, *UNTRAINED])]
+    return replace(dataset, runs=runs)
+
+
 def write(results: Results, title: str, options: argparse.Namespace, out: Path) -> None:
     """All files of the report, in a folder that holds nothing else afterwards."""
     building = out.with_name(f".{out.name}.building")
+    try:
+        build(results, title, options, building)
+        old = out.with_name(f".{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            out.replace(old)
+        building.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def build(results: Results, title: str, options: argparse.Namespace, building: Path) -> None:
+    """All files of the report, in a new folder."""
     shutil.rmtree(building, ignore_errors=True)
     for folder in ("tables", "figures"):
         (building / folder).mkdir(parents=True)
@@ -174,22 +262,25 @@ def write(results: Results, title: str, options: argparse.Namespace, out: Path) 
     )
     (building / "index.html").write_text(render(page))
     (building / "report.md").write_text(as_markdown(page))
-    shutil.rmtree(out, ignore_errors=True)
-    building.replace(out)
 
 
 def about(results: Results) -> str:
     variants, tasks = len(results.trained), len(results.environments)
+    learn = int(results.runs["variant"].isin(results.trained).sum())
+    others = len(results.runs) - learn
     return (
-        f"{len(results.runs):,} runs: {findings.many(variants, 'variant')} on {findings.many(tasks, 'task')}, "
-        f"{findings.how_many(results)} a cell; {results.runs['env_steps'].sum():,} env steps"
+        f"{findings.many(learn, 'run')}: {findings.many(variants, 'variant')} on {findings.many(tasks, 'task')}, "
+        f"{findings.how_many(results)} a cell"
+        + f"; {findings.many(others, 'run')} of policies that do not learn" * bool(others)
+        + f"; {findings.many(len(results.faulty), 'faulty run')}" * bool(len(results.faulty))
+        + f"; {results.runs['env_steps'].sum():,} env steps"
     )
 
 
 def as_markdown(page: Page) -> str:
     """Summary and short tables, for a terminal or a pull request."""
-    parts = [f"# {page.title}", page.about, *(f"> **Partial.** {line}" for line in page.partial)]
-    parts.append("\n".join(f"- {line}" for line in (*page.summary, *page.notes)))
+    parts = [f"# {plain(page.title)}", plain(page.about), *(f"> **Partial.** {plain(line)}" for line in page.partial)]
+    parts.append("\n".join(f"- {plain(line)}" for line in (*page.summary, *page.notes)))
     parts += [markdown(table) for table in page.tables if table.name != "runs"]
     return "\n\n".join(parts) + "\n"
 
@@ -203,6 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--missing", choices=["refuse", "mark"], default="refuse", help="what to do when runs are missing"
     )
     parser.add_argument("--random", choices=["random", "initial"], default="random", help="policy that scores 0")
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="what is reported (default: all)")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="on which tasks (default: all)")
+    parser.add_argument("--reference", metavar="VARIANT", help="what the others are compared with")
     parser.add_argument("--best", choices=["variant", "run"], default="variant", help="result that scores 1")
     parser.add_argument("--seed", type=int, default=0, help="of resamples and drawn tables")
     options = parser.parse_args(arguments)
@@ -212,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if out.exists() and not (out / "index.html").exists():
             raise RecordError(f"--out {out} is there and is no report; give a folder of its own")
         dataset = dataset_of(options.name, options.records, options.missing == "mark")
-        results = Results(dataset, Options(Scaling(options.random, options.best), options.seed))
+        dataset = chosen(dataset, options.variants, options.tasks)
+        results = Results(dataset, Options(Scaling(options.random, options.best), options.seed, options.reference))
         write(results, title, options, out)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from analysis import replicate, scores
-from analysis.curves import Curves, areas, learning_curves
+from analysis.curves import Curves, areas, learning_curves, score_spans
 from analysis.dataset import Dataset
 from analysis.paper import published
 from analysis.records import RecordError, variant_of
 from analysis.scores import UNTRAINED, Raw, References, Scaling
-from analysis.statistics import Array, Interval
+from analysis.statistics import FEW, Array, Interval
 
+ALIKE = 0.05  # budgets that differ by no more count as one: runs of other suites end with an episode
+LONG = 0.2  # share of a run beyond which the episodes of its score are marked
 SETTLED = 10_000  # re-runs drawn for the prediction intervals of Table 1
 
 
@@ -26,6 +28,7 @@ class Options:
 
     scaling: Scaling = scores.SCALING
     seed: int = 0  # of resamples and drawn tables
+    reference: str | None = None  # what every other variant is compared with
 
 
 class Results:
@@ -33,12 +36,29 @@ class Results:
 
     def __init__(self, dataset: Dataset, options: Options = Options()):
         self.dataset, self.options = dataset, options
-        self.runs = dataset.runs[dataset.runs["status"] != "partial"].reset_index(drop=True)
+        finished = dataset.runs[dataset.runs["status"] != "partial"].reset_index(drop=True)
+        if "not_finite" not in finished:  # collected before there was this column
+            finished["not_finite"] = ""
+        faulty = finished["status"] == "faulty"
+        self.runs, self.faulty = finished[~faulty].reset_index(drop=True), finished[faulty].reset_index(drop=True)
         if self.runs.empty:
-            raise RecordError(f"{dataset.folder} has no finished run")
+            raise RecordError(
+                f"{dataset.folder} has no finished run"
+                + f" but {len(self.faulty)} faulty ones" * bool(len(self.faulty))
+            )
+        self.require_one_measure()
         self.variants = ordered(self.runs["variant"].unique(), dataset.note)
         self.environments = sorted(self.runs["env"].unique())
         self.raw: Raw = scores.raw_scores(self.runs)
+
+    def require_one_measure(self) -> None:
+        """RecordError if a variant's runs on one task have scores of several kinds of episodes."""
+        for (variant, task), cell in self.runs.groupby(["variant", "env"]):
+            if len(kinds := sorted(cell["measure"].unique())) > 1:
+                raise RecordError(
+                    f"the runs of {variant} on {task} have scores of {' and of '.join(kinds)}, which are not averaged "
+                    "together; collect them into datasets of their own"
+                )
 
     @property
     def trained(self) -> list[str]:
@@ -99,15 +119,47 @@ class Results:
             return {}
         return scores.score_intervals(self.comparable, self.rng(), self.options.scaling)
 
+    @property
+    def exact(self) -> bool:
+        """Whether intervals of normalised scores take the returns that score 0 and 1 for exact."""
+        return self.seeds < FEW or any(interval.method == "fixed" for interval in self.intervals.values())
+
     @cached_property
     def curves(self) -> dict[str, Curves]:
         """Learning curves by task."""
         return learning_curves(self.dataset, self.runs)
 
     @cached_property
+    def budgets(self) -> dict[str, dict[str, int]]:
+        """The shortest budget of every variant that learns, by task."""
+        learn = self.runs[self.runs["variant"].isin(self.trained)]
+        found: dict[str, dict[str, int]] = {}
+        for (task, variant), budget in learn.groupby(["env", "variant"])["budget"].min().items():
+            found.setdefault(task, {})[variant] = int(budget)
+        return found
+
+    @cached_property
+    def unequal(self) -> dict[str, tuple[int, int]]:
+        """The shortest and the longest budget of those tasks on which they differ."""
+        learn = self.runs[self.runs["variant"].isin(self.trained)]
+        ends = learn.groupby("env")["budget"].agg(["min", "max"])
+        return {str(e): (int(low), int(high)) for e, low, high in ends.itertuples() if low < (1 - ALIKE) * high}
+
+    @cached_property
     def areas(self) -> dict[str, dict[str, Array]]:
-        """Area under the learning curve, in returns, by variant and task: (runs,)."""
-        return {v: {e: areas(c, v) for e, c in self.curves.items() if v in c.runs} for v in self.variants}
+        """Area under the learning curve, in returns, by variant and task: (runs,); of runs with different budgets, up
+        to the task's shortest."""
+        ends = {task: shortest for task, (shortest, _) in self.unequal.items()}
+        return {
+            v: {e: areas(c, v, ends.get(e, np.inf)) for e, c in self.curves.items() if v in c.runs}
+            for v in self.variants
+        }
+
+    @cached_property
+    def shares(self) -> pd.Series:
+        """What share of its env steps the episodes of a run's score span, of runs that learn; by `run`."""
+        learn = self.runs[self.runs["variant"].isin(self.trained) & (self.runs["score_episodes"] > 0)]
+        return score_spans(self.dataset, learn)
 
     @cached_property
     def heights(self) -> dict[str, dict[str, Array]]:
@@ -116,16 +168,31 @@ class Results:
         return scores.normalise({v: self.areas[v] for v in self.complete}, self.references) if self.references else {}
 
     @cached_property
-    def paper_rows(self) -> list[str]:
-        """The variants that are rows of the paper's Table 1, in its order, if the dataset can be set beside it."""
+    def ranked(self) -> list[str]:
+        """The variants that are rows of the paper's Table 1, in its order, if it has the dataset's tasks and scores."""
         rows = [variant for variant in published.table1().index if variant in self.complete]
         mujoco = all(environment.rpartition("-")[0] in published.TASKS for environment in self.environments)
         return rows if mujoco and len(rows) > 1 and self.references and self.seeds >= replicate.SEEDS else []
 
+    @cached_property
+    def why_no_reruns(self) -> str:
+        """Why re-runs of Table 1 cannot be drawn from our runs, in one sentence; empty if they can."""
+        try:
+            if self.ranked:
+                _ = self.reruns
+            return ""
+        except RecordError as error:
+            return str(error)
+
+    @property
+    def paper_rows(self) -> list[str]:
+        """The variants that are rows of the paper's Table 1, in its order, if the dataset can be set beside it."""
+        return [] if self.why_no_reruns else self.ranked
+
     @property
     def of_paper(self) -> Raw:
         """Raw scores of Table 1's rows and the policy that scores 0 in it."""
-        return {v: self.raw[v] for v in (*self.paper_rows, self.options.scaling.random_from)}
+        return {v: self.raw[v] for v in (*self.ranked, self.options.scaling.random_from)}
 
     @cached_property
     def reruns(self) -> pd.DataFrame:

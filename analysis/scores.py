@@ -55,8 +55,9 @@ def one_kind(runs: pd.DataFrame, **chosen: str | None) -> pd.DataFrame:
 def raw_scores(runs: pd.DataFrame, diverged: Literal["worst", "plain"] = "worst") -> dict[str, dict[str, Array]]:
     """`raw` from a dataset's finished runs, in the order of their seeds. "worst": a run that diverged, or finished no
     episode, gets the score of its environment's worst run over all variants, for dropping it, or keeping what it had
-    before, would flatter its variant. "plain": its own score, if any."""
-    finished = runs[runs["status"] != "partial"].sort_values(["variant", "env", "seed"])
+    before, would flatter its variant. "plain": its own score, if any. A run whose environment was faulty says nothing
+    of its variant and counts nowhere."""
+    finished = runs[~runs["status"].isin(["partial", "faulty"])].sort_values(["variant", "env", "seed"])
     if (twice := finished[finished.duplicated(["variant", "env", "seed"])]).size:
         raise RecordError("two runs of {variant} on {env} with seed {seed}".format(**twice.iloc[0]))
     score = finished["score"].astype(float)
@@ -93,15 +94,17 @@ def require_complete(raw: Raw, variants: Iterable[str], runs: int = 1) -> list[s
 
 
 def references(raw: Raw, scaling: Scaling = SCALING) -> References:
-    """Both references of each environment, from all of its runs."""
+    """Both references of each environment, from all of its runs. A resample in which no variant is better than the
+    random policy has no scale: its 1 is NaN, and so are its scores. Of the data themselves that is a RecordError."""
     environments = require_complete(raw, [scaling.random_from, *trained(raw)])
     zero, one = {}, {}
     for environment in environments:
         cells = [raw[variant][environment] for variant in trained(raw)]
         results = [runs.mean(-1) if scaling.best_from == "variant" else runs.max(-1) for runs in cells]
-        zero[environment], one[environment] = raw[scaling.random_from][environment].mean(-1), np.max(results, axis=0)
-        if not (one[environment] > zero[environment]).all():
+        zero[environment], best = raw[scaling.random_from][environment].mean(-1), np.max(results, axis=0)
+        if best.ndim == 0 and not best > zero[environment]:
             raise RecordError(f"no variant is better than the {scaling.random_from} policy on {environment}")
+        one[environment] = np.where(best > zero[environment], best, np.nan)
     return References(zero, one)
 
 
@@ -142,7 +145,13 @@ def drawn_tables(
         return runs[rng.random((draws, runs.size)).argsort(axis=1)[:, :seeds]]
 
     tables = {variant: {e: drawn(runs) for e, runs in raw[variant].items()} for variant in trained(raw)}
-    return table({**raw, **tables}, scaling)
+    found = table({**raw, **tables}, scaling)
+    if lost := int((~np.isfinite(next(iter(found.values())))).sum()):
+        raise RecordError(
+            f"in {lost:,} of {draws:,} tables of {seeds} seeds drawn from these runs no variant is better than the "
+            f"{scaling.random_from} policy on some task, so such tables have no scores"
+        )
+    return found
 
 
 def paper_table(
@@ -160,7 +169,8 @@ def score_intervals(
     raw: Raw, rng: np.random.Generator, scaling: Scaling = SCALING, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
     """Interval of every variant's score in `table`. From ten seeds a bootstrap finds the references anew in each
-    resample; below, t intervals take them for exact, which leaves out what they contribute: simulated with Table 1's
+    resample, unless a resample has none (see `references`): then they are kept, and the method is "fixed". Below ten,
+    t intervals take them for exact, which leaves out what they contribute: simulated with Table 1's
     means and spreads and 3 seeds, they hold a score's expectation in 91 % of cases instead of 95 %, and in 81 % where
     the best single run scores 1."""
     variants = trained(raw)
@@ -175,11 +185,18 @@ def score_intervals(
             again.setdefault(variant, {})[environment] = runs
         return np.stack(list(table(again, scaling).values()), -1)
 
-    if few := min(map(statistics.fewest, strata.values())) < statistics.FEW:
+    method = "t" if min(map(statistics.fewest, strata.values())) < statistics.FEW else "bootstrap"
+    if method == "t":
         ends = np.stack([statistics.t_interval(cells, level) for cells in strata.values()], -1)
     else:
         ends = statistics.bootstrap_interval([raw[v][e] for v, e in keys], resampled_table, rng, level, resamples)
+    if not np.isfinite(ends).all():
+        method, kept = (
+            "fixed",
+            [statistics.bootstrap_interval(cells, mean, rng, level, resamples) for cells in strata.values()],
+        )
+        ends = np.stack(kept, -1)
     return {
-        v: Interval(float(low), float(high), "t" if few else "bootstrap", statistics.heavy_tailed(strata[v]))
+        v: Interval(float(low), float(high), method, statistics.heavy_tailed(strata[v]))
         for v, low, high in zip(variants, *ends, strict=True)
     }

@@ -24,7 +24,8 @@ FEW = 10  # seeds; below it the bootstrap's intervals are too short (analysis/co
 
 
 class Interval(NamedTuple):
-    """An interval, how it was made ("t", "bootstrap" or "pool"), and whether a heavy tail makes it doubtful."""
+    """An interval, how it was made ("t", "bootstrap", "fixed" (bootstrap, its references kept) or "pool"), and
+    whether a heavy tail makes it doubtful."""
 
     low: float
     high: float
@@ -83,8 +84,17 @@ def median(scores: Scores) -> Array:
 
 def interquartile_mean(scores: Scores) -> Array:
     """Mean of the middle half of all runs of all environments (Agarwal et al. 2021, arXiv:2108.13264). Each run counts
-    alike. Only normalised scores can be pooled like this."""
-    return stats.trim_mean(np.concatenate(scores, -1), 0.25, axis=-1)
+    alike where counts are equal; where they are not, each environment does, and its runs share its weight. Only
+    normalised scores can be pooled like this."""
+    runs = np.concatenate(scores, -1)
+    counts = np.array([each.shape[-1] for each in scores])
+    if (counts == counts[0]).all():
+        return stats.trim_mean(runs, 0.25, axis=-1)
+    order = runs.argsort(axis=-1)
+    ends = np.repeat(1 / (len(counts) * counts), counts)[order].cumsum(axis=-1)
+    starts = np.concatenate([np.zeros_like(ends[..., :1]), ends[..., :-1]], -1)
+    weights = np.clip(ends, 0.25, 0.75) - np.clip(starts, 0.25, 0.75)
+    return (weights * np.take_along_axis(runs, order, -1)).sum(-1) / weights.sum(-1)
 
 
 def optimality_gap(scores: Scores, gamma: float = 1.0) -> Array:

@@ -12,6 +12,7 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "−": "$-$", "±": r"$\pm$", "†": r"$\dagger$", "ε": r"$\epsilon$", "β": r"$\beta$", "γ": r"$\gamma$",
     "×": r"$\times$", "≥": r"$\geq$", "…": r"\ldots{}", "–": "--", "τ": r"$\tau$", "∞": r"$\infty$",
+    "‡": r"$\ddagger$",
 }  # fmt: skip
 """Characters that LaTeX would read as commands, or that pdflatex has no glyph for."""
 
@@ -51,17 +52,38 @@ def numeric(column: Sequence[str]) -> bool:
     return all(re.match(r"[−–<\[\d]", cell) for cell in column if cell)
 
 
+def plain(text: str) -> str:
+    """Text as Markdown that shows it as it is: no tag, picture, link, code or other column comes of it."""
+    return re.sub(r"([\\`|]|<(?=[\w/!?])|\](?=[(\[])|!(?=\[))", r"\\\1", " ".join(text.splitlines()))
+
+
 def markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(plain, cells)) + " |"
 
     rule = ["--:" if numeric(table.shown[name]) else ":--" for name in table.shown]
     rows = [line(list(row)) for row in table.shown.itertuples(index=False)]
-    return "\n".join([f"**{table.title}.** {table.caption}", "", line(list(table.shown)), line(rule), *rows, ""])
+    return "\n".join(
+        [f"**{plain(table.title)}.** {plain(table.caption)}", "", line(list(table.shown)), line(rule), *rows, ""]
+    )
 
 
 def csv(table: Table) -> str:
-    return table.values.to_csv(index=False, lineterminator="\n")
+    safe = table.values.map(no_formula).rename(columns=no_formula)
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def no_formula(cell: object) -> object:
+    """A text that a spreadsheet would run as a formula, with an apostrophe before it; a number stays a number."""
+    return f"'{cell}" if isinstance(cell, str) and re.match(r"\s*[=+\-@]", cell) and not is_number(cell) else cell
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def latex(table: Table) -> str:

@@ -116,5 +116,5 @@ def row_of(variant: str, config: RunConfig, episodes: pa.Table, end: float | Non
         "status": "diverged" if end else "complete",
         "measure": "training episodes", "budget": config.env_steps, "env_steps": int(config.env_steps * (end or 1)),
         **score_of(episodes), "seconds": 60.0, "peak_mb": 600.0, "backend": config.backend, "numerics": config.numerics,
-        "device": config.device, "config": json.dumps(asdict(config), sort_keys=True),
+        "device": config.device, "not_finite": "", "config": json.dumps(asdict(config), sort_keys=True),
     }  # fmt: skip

@@ -1,17 +1,28 @@
 """The report as its reader meets it: the command, its files, its page; the same bytes every time."""
 
+import errno
 import html.parser
+import io
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from invented import write
+from scipy import stats
 
-from analysis import report
+from analysis import collect, findings, report
 from analysis.baseline import FOLDER as BASELINES
+from analysis.dataset import load
+from analysis.records import RecordError
+from analysis.results import Options, Results
+from analysis.tables import Table, csv, markdown
 from tests.conftest import ROOT
 
 PAPER = ("unconstrained", "clip_0.1", "clip_0.2", "random")
@@ -168,3 +179,172 @@ def test_the_committed_report_is_of_the_committed_data(name: str, tmp_path: Path
     assert not other, (
         f"of other data: run python -m analysis.report analysis/baselines/{name} --out analysis/reports/{name}"
     )
+
+
+def returned(folder: Path, returns: Mapping[str, Sequence[float]]) -> Path:
+    """A dataset collected from a table: one episode per run, of these returns, on one task."""
+    rows = [f"{v},Hopper-v4,{seed},1000,{r},10" for v, runs in returns.items() for seed, r in enumerate(runs)]
+    folder.with_suffix(".csv").write_text("\n".join(["variant,env,seed,env_step,return,length", *rows]) + "\n")
+    assert collect.main([f"csv:{folder}.csv", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_best_variant_that_resamples_lose_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 is 100, 1 is (150 + 90 + 95) / 3; among re-runs of three seeds some have no variant above random."""
+    returns = {"clip_0.2": [150, 90, 95], "clip_0.1": [80, 81, 82], "random": [100, 100, 100]}
+    assert report.main([str(returned(tmp_path / "data", returns)), "--out", str(tmp_path / "report")]) == 0
+    assert "Not set beside the paper's Table 1: in 2,9" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "report" / "tables" / "normalised.csv", index_col="variant")["mean"]
+    assert found["clip_0.2"] == pytest.approx(1)
+    assert found["clip_0.1"] == pytest.approx((81 - 100) / (335 / 3 - 100))
+
+
+def test_ten_seeds_that_resamples_lose_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = returned(tmp_path / "data", {"a": [150] + [99] * 9, "random": [100] * 10})
+    assert report.main([str(folder), "--out", str(tmp_path / "report")]) == 0
+    assert "In some resamples no variant is better than the policy that scores 0" in capsys.readouterr().out
+    assert "taken for exact" in (tmp_path / "report" / "tables" / "normalised.md").read_text()
+
+
+HEADER = "variant,env,seed,env_step,return,length"
+
+
+def collected(folder: Path, rows: Sequence[str]) -> Results:
+    folder.with_suffix(".csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    assert collect.main([f"csv:{folder}.csv", "--out", str(folder)]) == 0
+    return Results(load(folder))
+
+
+def test_budgets_that_differ_are_said_and_curves_compared_up_to_the_shortest(tmp_path: Path) -> None:
+    """Both learn 10 in 1,000 env steps, one of them for a tenth of the time: up to there their heights are the same."""
+    rows = [
+        f"{v},Hopper-v4,{seed},{100 * t},{k * t + seed},10"
+        for seed in range(3)
+        for v, count, k in (("long", 1000, 1), ("short", 100, 1), ("random", 1000, 0))
+        for t in range(1, count + 1)
+    ]
+    found = collected(tmp_path / "data", rows)
+    said = " ".join(report.doubts(found))
+    assert "Budgets differ: Hopper-v4 from 10,000 (short) to 100,000 env steps (long)" in said
+    assert "In 3 runs of 6 the episodes of the score span more than 20% of the run, at most 100%" in said
+    short, long = (found.heights[v]["Hopper-v4"] for v in ("short", "long"))
+    assert short == pytest.approx(long) and np.isfinite(short).all()
+    assert "‡" in findings.raw_scores(found).shown.set_index("variant").loc["short", "Hopper-v4"]
+    assert "‡" not in findings.raw_scores(found).shown.set_index("variant").loc["long", "Hopper-v4"]
+
+
+def test_budgets_that_are_about_equal_are_no_doubt(tmp_path: Path) -> None:
+    rows = [f"{v},Hopper-v4,{seed},{n * t},{t},10" for seed in range(2) for v, n in (("a", 99), ("b", 100))
+            for t in range(1, 1001)]  # fmt: skip
+    said = " ".join(report.doubts(collected(tmp_path / "data", rows)))
+    assert "Budgets" not in said and "span" not in said
+
+
+def test_a_faulty_run_is_named_and_counts_in_no_mean(tmp_path: Path) -> None:
+    whole = load(write(tmp_path / "data", np.random.default_rng(0), env_steps=50_000))
+    runs = whole.runs.assign(not_finite="")
+    bad = (runs["variant"] == "clip_0.2") & (runs["env"] == "Hopper-v4") & (runs["seed"] == 1)
+    lost = (runs["variant"] == "clip_0.2") & (runs["env"] == "Hopper-v4") & (runs["seed"] == 2)
+    runs.loc[bad, ["status", "not_finite", "score"]] = ["faulty", "rewards at env step 5", np.nan]
+    runs.loc[lost, ["status", "not_finite"]] = ["diverged", "parameters at env step 7"]
+    found = Results(replace(whole, runs=runs))
+    worst = runs.loc[(runs["env"] == "Hopper-v4") & ~bad, "score"].min()
+    own = runs.loc[(runs["variant"] == "clip_0.2") & (runs["env"] == "Hopper-v4") & (runs["seed"] == 0), "score"]
+    assert list(found.raw["clip_0.2"]["Hopper-v4"]) == [own.item(), worst]
+    assert len(found.curves["Hopper-v4"].runs["clip_0.2"]) == 2
+    said = " ".join(report.doubts(found))
+    assert "1 run is faulty" in said and "clip_0.2 on Hopper-v4, seed 1 (rewards at env step 5)" in said
+    assert "1 run diverged" in said and "clip_0.2 on Hopper-v4, seed 2 (parameters at env step 7)" in said
+    assert report.about(found).startswith("11 runs: 2 variants on 2 tasks, 2 to 3 runs a cell; 6 runs of policies")
+    assert "faulty" in set(findings.list_of_runs(found).shown["status"])
+    old = Results(replace(whole, runs=whole.runs.drop(columns="not_finite", errors="ignore")))
+    assert "faulty" not in " ".join(report.doubts(old))
+
+
+def test_kinds_of_episodes_are_never_averaged_together(tmp_path: Path) -> None:
+    whole = load(write(tmp_path / "data", np.random.default_rng(0), env_steps=50_000))
+
+    def measured(rows: pd.Series) -> Results:
+        return Results(replace(whole, runs=whole.runs.assign(
+            measure=whole.runs["measure"].where(~rows, "evaluation episodes"))))  # fmt: skip
+
+    learns = whole.runs["variant"] != "random"
+    assert "All scores are of evaluation episodes." in report.doubts(measured(learns))
+    apart = " ".join(report.doubts(measured(whole.runs["variant"] == "clip_0.2")))
+    assert "some scores are of evaluation episodes and others of training episodes" in apart
+    with pytest.raises(RecordError, match=r"clip_0\.2 on .* not averaged together"):
+        measured((whole.runs["variant"] == "clip_0.2") & (whole.runs["seed"] == 0))
+
+
+EVIL = "![x](http://x/y.png) <b>a|b`c"
+
+
+def test_names_are_text_in_markdown(tmp_path: Path) -> None:
+    table = Table("t", EVIL, EVIL, pd.DataFrame([{"variant": EVIL, "mean": "1"}]), pd.DataFrame())
+    for line in markdown(table).splitlines():
+        assert not re.search(r"(?<!\\)<b>|(?<!\\)!\[|(?<!\\)\]\(|(?<!\\)`", line)
+    assert len(re.split(r"(?<!\\)\|", markdown(table).splitlines()[4])) == 4  # two cells and the ends
+
+
+def test_names_are_no_formulas_in_csv() -> None:
+    values = pd.DataFrame({"variant": ["=1+1", "+x", "-x", "@x", "a"], "mean": [-1.5] * 5, "text": ["-2"] * 5})
+    found = pd.read_csv(io.StringIO(csv(Table("t", "", "", values, values))))
+    assert list(found["variant"]) == ["'=1+1", "'+x", "'-x", "'@x", "a"]
+    assert (found["mean"] == -1.5).all() and (found["text"] == -2).all()
+
+
+@pytest.mark.parametrize("failing", ["build", "render"])
+def test_a_full_disk_keeps_the_old_report(
+    failing: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "index.html").write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report, failing, full)
+    if failing == "render":
+        monkeypatch.setattr(report.style, "save", lambda figure, path: path.with_suffix(".png").touch())
+    assert report.main([str(dataset), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(out) in said and "No space left" in said
+    assert (out / "index.html").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]
+
+
+def test_without_a_random_policy_tasks_are_compared_one_by_one(tmp_path: Path) -> None:
+    """Two tasks, no policy that scores 0: differences by hand, in returns."""
+    folder = write(
+        tmp_path / "data", np.random.default_rng(0), variants=("unconstrained", "clip_0.2"), env_steps=50_000
+    )
+    found = Results(load(folder), Options(reference="unconstrained"))
+    made = {table.name: table for table in findings.made(found)}
+    rows = made["comparisons"].values.set_index("env")
+    assert list(rows.index) == ["Hopper-v4", "InvertedPendulum-v4"]
+    for task, row in rows.iterrows():
+        theirs, ours = found.raw["unconstrained"][str(task)], found.raw["clip_0.2"][str(task)]
+        expected = stats.ttest_ind(ours, theirs, equal_var=False)
+        assert row["difference"] == pytest.approx(ours.mean() - theirs.mean())
+        assert row["p"] == pytest.approx(expected.pvalue)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+    ends = made["raw_intervals"].values
+    assert len(ends) == 4 and (ends["low"] < ends["mean"]).all() and (ends["mean"] < ends["high"]).all()
+    assert "random policy on Hopper-v4" in " ".join(report.summary(found))
+
+
+def test_a_reader_chooses_what_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "data", np.random.default_rng(0), variants=PAPER, env_steps=50_000)
+    out = tmp_path / "report"
+    some = ["--variants", "clip_0.1", "clip_0.2", "--tasks", "Hopper-v4", "--reference", "clip_0.1"]
+    assert report.main([str(folder), "--out", str(out), *some]) == 0
+    found = pd.read_csv(out / "tables" / "raw.csv")
+    assert set(found["variant"]) == {"clip_0.1", "clip_0.2", "random"} and set(found["env"]) == {"Hopper-v4"}
+    assert list(pd.read_csv(out / "tables" / "comparisons.csv")["against"]) == ["clip_0.1"]
+    assert " ".join(some) in (out / "index.html").read_text()
+    capsys.readouterr()
+    for flag in ("--variants", "--tasks", "--reference"):
+        assert report.main([str(folder), "--out", str(out), flag, "nothing"]) == 2
+        said = capsys.readouterr().err
+        assert flag in said and "nothing" in said and said.count("\n") == 1

@@ -155,6 +155,19 @@ class TestIntervals:
         assert scores.score_intervals(alone, rng())["x"][:2] == pytest.approx((1, 1))
         assert np.ptp(scores.score_intervals(alone, rng(), Scaling(best_from="run"))["x"][:2]) > 0.05
 
+    def test_references_are_kept_where_a_resample_has_none(self) -> None:
+        """Without its one good run the variant is below the random policy: in 0.9^10 of the resamples."""
+        raw = {"random": {"A": np.full(10, 100.0)}, "x": {"A": np.array([150.0] + [99.0] * 9)}}
+        found = scores.score_intervals(raw, rng())["x"]
+        drawn = np.random.default_rng(1).binomial(10, 0.1, 100_000) * 51 / 10 - 1
+        assert found.method == "fixed"
+        assert found[:2] == pytest.approx(np.quantile(drawn / 4.1, [0.025, 0.975]), abs=1e-9)
+
+    def test_tables_without_a_scale_are_refused_with_their_number(self) -> None:
+        raw = {"random": {"A": np.full(3, 100.0)}, "x": {"A": np.array([150.0, 90.0, 95.0])}}
+        with pytest.raises(RecordError, match=r"in [23]\d\d of 1,000 tables of 3 seeds .* no variant is better"):
+            scores.drawn_tables(raw, rng(), Scaling(), 3, 1000, replace=True)  # (2/3)^3 = 0.296 of them
+
     def test_one_seed_has_none(self) -> None:
         with pytest.raises(RecordError, match="fewer than 2"):
             scores.score_intervals(scores.raw_scores(pool({"x": 0.7}, 1)), rng())

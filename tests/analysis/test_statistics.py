@@ -1,5 +1,7 @@
 """Statistics agree with hand and with SciPy, move with their data, and intervals cover what they say."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,23 @@ class TestPoints:
 
     def test_an_environment_with_fewer_runs_weighs_as_much(self) -> None:
         assert ours.mean(UNEQUAL) != pytest.approx(np.concatenate(UNEQUAL).mean())
+
+    @pytest.mark.parametrize("counts", [(10, 3), (2, 5, 4), (1, 6)])
+    def test_the_middle_half_weighs_environments_alike(self, counts: tuple[int, ...]) -> None:
+        """As if every run were there so often that all environments have as many, which is what equal weights mean."""
+        drawn = [np.random.default_rng(count).normal(size=(2, count)) for count in counts]
+        together = 4 * math.lcm(*counts)
+        alike = [np.repeat(runs, together // runs.shape[-1], axis=-1) for runs in drawn]
+        expected = stats.trim_mean(np.concatenate(alike, -1), 0.25, axis=-1)
+        assert ours.interquartile_mean(drawn) == pytest.approx(expected)
+        assert ours.interquartile_mean([np.zeros(10), np.ones(3)]) == pytest.approx(0.5)
+
+    def test_unequal_numbers_of_runs_do_not_weigh_elsewhere(self) -> None:
+        """The other averages: each environment counts alike however many runs it has."""
+        x, y = [np.zeros(10), np.ones(3)], [np.full(4, 0.5), np.full(4, 0.5)]
+        assert ours.median(x) == 0.5 and ours.optimality_gap(x) == 0.5
+        assert ours.performance_profile(x, np.array([0.5])) == 0.5
+        assert ours.probability_of_improvement(x, y) == 0.5
 
     def test_area_under_a_curve(self) -> None:
         env_steps = np.array([0.0, 1.0, 3.0])
