@@ -13,7 +13,7 @@ from experiments.cluster.slurm import ask, noted_follow_up, queue, reconcile
 from experiments.files import read_json
 from experiments.records.claims import live_owners
 from experiments.status import study_folder
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 
 def cancel(study: Path) -> list[str]:

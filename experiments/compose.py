@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.tracking.settings import Tracking
 from ppo.atari import SUFFIX
-from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
+from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.refusals import UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
 

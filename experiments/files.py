@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 FULL = {
     errno.ENOSPC: "the disk is full",

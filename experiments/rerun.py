@@ -17,7 +17,7 @@ from experiments.manifest import config_from
 from experiments.records.find import find_run
 from experiments.records.record import PROMISED, Record
 from experiments.runner import Interrupted, train_runs
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 
 def differences(one: Path, other: Path) -> list[str]:

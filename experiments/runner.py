@@ -22,8 +22,8 @@ from experiments.identity import run_id
 from experiments.records.checkpoint import Refused
 from experiments.records.claims import Heartbeat, live_owners
 from experiments.records.record import Attempt, Fenced, Record, Start
-from ppo.config import UserError
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.train import Iteration, train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

@@ -17,7 +17,7 @@ from experiments.compose import build, check_arguments, fitted, runs_of
 from experiments.records.record import Record
 from experiments.runner import Interrupted, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
-from ppo.config import UserError, positive
+from ppo.refusals import UserError, positive
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

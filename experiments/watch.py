@@ -23,11 +23,12 @@ from experiments.identity import code_id
 from experiments.records import checkpoint
 from experiments.records.find import find_run
 from ppo.atari import SUFFIX
-from ppo.config import Algo, Env, Profile, UserError, names_draws, near_matches, positive
+from ppo.config import Algo, Env, Profile
 from ppo.networks import Network
 from ppo.normalisation import ObservationFilter
 from ppo.policies import distribution_class
 from ppo.randomness import MAX_SEED, generator
+from ppo.refusals import UserError, names_draws, near_matches, positive
 from ppo.spaces import Spaces
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.cluster.launch import Launch, launches_of
 from experiments.compose import key_of
 from experiments.files import as_json, read_json, write_durably
-from ppo.config import UserError, positive
+from ppo.refusals import UserError, positive
 
 ALLOWED = {
     "partition": r"[A-Za-z0-9_.,-]+",

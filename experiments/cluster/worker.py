@@ -17,8 +17,8 @@ from experiments.cluster.task import ELSEWHERE, MISTAKE
 from experiments.records.record import Record
 from experiments.runner import DiskError, Interrupted, Watcher, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
-from ppo.config import UserError
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.train import Iteration
 
 SAY_SECONDS = 60.0  # between lines of progress

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from experiments.compose import CONF
 from experiments.identity import run_id
 from experiments.manifest import Entry, Study, expand, freeze, read_manifest, study_of
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 SMALL = Study(
     environments=("cartpole", "hopper"),

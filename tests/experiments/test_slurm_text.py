@@ -13,7 +13,7 @@ from experiments.cluster import slurm
 from experiments.cluster.launch import Launch
 from experiments.cluster.slurm import Part, Slurm, array_script, follow_up_script, parts_of
 from experiments.files import as_json
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -20,7 +20,8 @@ from experiments import trace, trace_sides
 from experiments.compose import CONF
 from experiments.profiles import read
 from experiments.trace_sides import Lines, compare
-from ppo.config import ADVANTAGES, OBJECTIVES
+from ppo.advantages import ESTIMATORS
+from ppo.objectives import OBJECTIVES
 from ppo.pack import Pack
 from tests.conftest import ROOT
 
@@ -61,7 +62,7 @@ class TestWhatIsTraced:
     def test_every_objective_estimator_profile_and_kind_of_task(self) -> None:
         runs = trace.grid(trace.profiles())
         assert {run.algo.objective for run in runs.values()} == set(OBJECTIVES)
-        assert {run.algo.advantage for run in runs.values()} == set(ADVANTAGES)
+        assert {run.algo.advantage for run in runs.values()} == set(ESTIMATORS)
         shipped = {path.stem for path in CONF.glob("profile/*.yaml")}
         assert {name.split()[0] for name in runs} == shipped | {"unshipped"}
         assert {run.backend for run in runs.values()} == {"envpool", "gymnasium", "ale"}

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppo.config import Env, Profile, RunConfig, UserError
+from ppo.config import Env, Profile, RunConfig
 from ppo.environments import Environments
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.rollout import Episode, collect
 
 pytest.importorskip("envpool")
