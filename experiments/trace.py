@@ -4,7 +4,8 @@ python -m experiments.trace --against REV    # REV and the present code, each in
 python -m experiments.trace --out FILE       # write the trace of this code
 python -m experiments.trace --with FILE      # compare this code with a stored trace of this machine
 
-Exit code 0: the same; 1: different, with the first quantity and iteration that differ; 2: a mistake.
+Exit code 0: the same; 1: different, with the first quantity and iteration that differ, or a leak between the runs of a
+pack; 2: a mistake.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import ppo
 from experiments.compose import CONF
 from experiments.files import write_durably
 from experiments.identity import NUMERIC_PACKAGES, package_version
+from experiments.independence import leaks
 from experiments.profiles import Sheet, read
 from experiments.records.provenance import cpu_model
 from experiments.runner import Interrupted, Interrupts
@@ -262,7 +264,10 @@ def verdict(there: Lines, here: Lines, names: tuple[str, str]) -> int:
     print(f"{names[0]} and {names[1]}, {len(runs_of(here))} runs of {ITERATIONS} iterations each:")
     found = compare(there, here, names)
     print("\n".join(found) or "the same, byte for byte")
-    return 1 if found else 0
+    known = {name: run for name, run in grid(profiles()).items() if name in runs_of(here)}
+    leaking = leaks(known, here, collect)
+    print("\n".join(f"LEAK: {leak}" for leak in leaking) or "every run is the same alone and beside other seeds")
+    return 1 if found or leaking else 0
 
 
 def check_imports() -> None:
