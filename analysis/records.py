@@ -45,6 +45,7 @@ class Run:
     config: dict[str, Any]  # the resolved settings: algo, profile, env, seed, env_steps, …
     names: dict[str, str]  # what was picked from conf/
     code_id: str
+    variant: str  # the objective with its setting: clip_0.2
     done: dict[str, Any] | None
 
     @property
@@ -53,10 +54,6 @@ class Run:
         if self.done is not None:
             return self.folder / f"attempt-{self.done['attempt']}"
         return attempts_with("episodes.csv", self.folder)[-1]
-
-    @property
-    def variant(self) -> str:
-        return variant_of(self.config["algo"])
 
     def episodes(self) -> pd.DataFrame:
         """env_step, return, length: one row per finished episode."""
@@ -82,7 +79,7 @@ def attempts_with(name: str, folder: Path) -> list[Path]:
 
 
 def variant_of(algo: Mapping[str, Any]) -> str:
-    """The objective with its setting: clip_0.2."""
+    """The objective with its setting, for records that do not say their label: clip_0.2."""
     setting = {"clip": "epsilon", "kl_fixed": "beta", "kl_adaptive": "kl_target"}.get(algo["objective"])
     return str(algo["objective"]) if setting is None else f"{algo['objective']}_{algo[setting]:g}"
 
@@ -112,6 +109,7 @@ def _read(folder: Path) -> Run:
         finished = read_json(done) if done.exists() else None
         if finished is not None and type(finished["attempt"]) is not int:
             raise ValueError("the attempt of done.json is no whole number")
-        return Run(folder, head["config"], head["names"], head["code_id"], finished)
+        variant = head.get("label") or variant_of(head["config"]["algo"])
+        return Run(folder, head["config"], head["names"], head["code_id"], variant, finished)
     except UNREADABLE as error:
         raise RecordError(f"{folder}: config.json or done.json is not a record's ({error!r})") from error

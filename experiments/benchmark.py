@@ -36,9 +36,10 @@ from experiments.runner import Watcher, train_runs
 from experiments.status import look, table
 from experiments.tracking.settings import MirrorProcess, Tracking
 from experiments.train import stop
-from ppo.config import Algo, Env, RunConfig, UserError, positive
+from ppo.config import Algo, Env, RunConfig
 from ppo.environments import Environments
 from ppo.pack import Pack
+from ppo.refusals import UserError, positive
 from ppo.train import Iteration
 
 TABLE_1 = (

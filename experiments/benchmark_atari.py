@@ -20,7 +20,8 @@ from hydra import initialize_config_dir
 from experiments.benchmark import Figures, alone, as_table, speed_of, suite
 from experiments.compose import CONF, NamedRun
 from experiments.manifest import composed
-from ppo.config import RunConfig, UserError, positive
+from ppo.config import RunConfig
+from ppo.refusals import UserError, positive
 
 OVERRIDES = ("env=atari/pong", "profile=atari_ppo2", "algo=clip", "algo.epsilon=0.1", "tracking=none")
 PACK = 3  # runs

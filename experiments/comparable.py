@@ -19,7 +19,7 @@ from experiments.compose import CONF, check_arguments
 from experiments.files import carried_out
 from experiments.identity import package_version
 from experiments.manifest import expand, study_of
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 
 def odd(name: str, overrides: Sequence[str], baselines: Path = FOLDER) -> list[str]:

@@ -20,7 +20,8 @@ from experiments.choices import keys_set, names_in, path_of, read
 from experiments.identity import code_id, package_version
 from experiments.tracking.settings import Tracking
 from ppo.atari import SUFFIX
-from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
+from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.refusals import UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 FULL = {
     errno.ENOSPC: "the disk is full",

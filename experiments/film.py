@@ -12,7 +12,7 @@ import gymnasium
 import imageio_ffmpeg
 import numpy as np
 
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 GIF_FPS = 15  # at most: 1000 moments of HalfCheetah are then 6 MB
 GIF_WIDTH = 320  # pixels

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ppo.config import Algo, RunConfig
+from ppo.config import RunConfig
 
 NUMERIC_PACKAGES = ("torch", "numpy", "mujoco", "envpool", "gymnasium", "ale-py")
 PPO = Path(__file__).parent.parent / "ppo"
@@ -44,21 +44,15 @@ def slug(config: RunConfig) -> str:
     env = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.env.id)
     chosen = config.env.max_episode_steps is not None and config.env.frame_skip is None  # all games of Atari have one
     limit = f"-{config.env.max_episode_steps}" if chosen else ""
-    return f"{env}{limit}-{variant(config.algo)}.s{config.seed}"
-
-
-def variant(algo: Algo) -> str:
-    """The objective with its setting: clip_0.2."""
-    settings = [algo.epsilon] if algo.objective == "clip" else [algo.kl_target or algo.beta or algo.delta]
-    return "_".join([algo.objective, *(f"{value:g}" for value in settings if value is not None)])
+    return f"{env}{limit}-{config.algo.label}.s{config.seed}"
 
 
 @cache
 def code_id() -> str:
     """12 hexadecimal digits of the algorithm's code (docstrings, comments and layout left out) and its packages."""
     digest = hashlib.sha256()
-    for path in sorted(PPO.glob("*.py")):
-        digest.update(f"{path.name}\n{meaning(path.read_text())}\n".encode())
+    for path in sorted(PPO.rglob("*.py")):
+        digest.update(f"{path.relative_to(PPO).as_posix()}\n{meaning(path.read_text())}\n".encode())
     for package in NUMERIC_PACKAGES:
         digest.update(f"{package}=={package_version(package)}\n".encode())
     return digest.hexdigest()[:12]

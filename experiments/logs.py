@@ -8,7 +8,7 @@ from experiments.cluster.launch import launches_of
 from experiments.files import carried_out
 from experiments.manifest import read_manifest
 from experiments.records.find import find_run
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 
 def logs_of(run_id: str, records: Path, code_id: str | None) -> list[Path]:

@@ -33,7 +33,8 @@ from experiments.compose import (
 )
 from experiments.files import read_lines, write_durably
 from experiments.identity import run_id, slug
-from ppo.config import Algo, Env, Profile, RunConfig, UserError, near_matches
+from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.refusals import UserError, near_matches
 
 LAUNCH_KEYS = ("study", "cluster", "tracking", "name", "variants", "environments", "dry_run", "retry", "extend",
                "parts", "records", "checkpoint_seconds")  # fmt: skip

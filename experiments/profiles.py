@@ -21,7 +21,8 @@ from rich.text import Text
 from yaml import YAMLError
 
 from experiments.compose import CONF, build
-from ppo.config import Profile, UserError, near_matches
+from ppo.config import Profile
+from ppo.refusals import UserError, near_matches
 
 WIDTH = 120  # columns
 PAPER = "paper_text"  # whose comments begin with "unprinted" where the paper says nothing …

@@ -18,7 +18,7 @@ from experiments.records.find import find_run
 from experiments.records.provenance import task_code
 from experiments.records.record import PROMISED, Record, check_task, read_done
 from experiments.runner import Interrupted, train_runs
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 
 def differences(one: Path, other: Path) -> list[str]:

@@ -20,7 +20,7 @@ import torch
 from experiments.files import write_durably
 from experiments.records.find import find_run
 from experiments.watch import Agent, episode, open_environment, say_other_code
-from ppo.config import UserError, names_draws, positive
+from ppo.refusals import UserError, names_draws, positive
 
 COLUMNS = ("t", "episode", "reward", "value", "next_value", "terminated", "truncated")
 

@@ -23,9 +23,9 @@ from experiments.records import checkpoint
 from experiments.records.checkpoint import Refused
 from experiments.records.claims import Heartbeat, live_owners
 from experiments.records.record import Attempt, Fenced, Record, Start
-from ppo.config import UserError
 from ppo.environments import TaskError
 from ppo.pack import NotFinite, Pack
+from ppo.refusals import UserError
 from ppo.train import Iteration, train
 
 NOT_FINITE = {"not_finite": NotFinite("", 0)._asdict()}

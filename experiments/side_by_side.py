@@ -21,7 +21,7 @@ from experiments.film import ENCODING, Film, check_ending
 from experiments.manifest import picked
 from experiments.status import counts, look, study_folder, told
 from experiments.watch import Agent, Moment, episode, open_environment, say_other_code
-from ppo.config import UserError, positive
+from ppo.refusals import UserError, positive
 
 PANEL, GAP, LINE, MOST_COLUMNS = 198, 8, 18, 4  # pixels, pixels, pixels, panels: README pages are 830 pixels wide
 MARGIN = 5  # pixels above and below all that moves

@@ -20,7 +20,7 @@ from experiments.cluster.slurm import Queued, Silent, in_queue
 from experiments.cluster.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
 from experiments.files import carried_out, read_json
 from experiments.manifest import Entry, read_manifest
-from ppo.config import UserError, near_matches
+from ppo.refusals import UserError, near_matches
 
 STATES = ("done", "diverged", "faulty", "running", "queued", "stopped", "failed", "missing")
 WATCH_SECONDS = 5.0

@@ -36,7 +36,7 @@ from experiments.runner import explained
 from experiments.status import Waiting, counts, queued, told
 from experiments.tracking.settings import Tracking
 from experiments.train import leave, stop
-from ppo.config import UserError, choose, positive
+from ppo.refusals import UserError, choose, positive
 
 Tasks = list[list[PlannedPack]]
 

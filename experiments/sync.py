@@ -14,7 +14,7 @@ from experiments.files import carried_out, read_lines
 from experiments.tracking.mirror import Target
 from experiments.tracking.process import Mirrors, drop_settings_of_others, leave, told
 from experiments.tracking.settings import Tracking
-from ppo.config import UserError, near_matches
+from ppo.refusals import UserError, near_matches
 
 AT_ONCE = 33  # W&B runs open together
 

@@ -4,7 +4,8 @@ python -m experiments.trace --against REV    # REV and the present code, each in
 python -m experiments.trace --out FILE       # write the trace of this code
 python -m experiments.trace --with FILE      # compare this code with a stored trace of this machine
 
-Exit code 0: the same; 1: different, with the first quantity and iteration that differ; 2: a mistake.
+Exit code 0: the same; 1: different, with the first quantity and iteration that differ, or a leak between the runs of a
+pack; 2: a mistake.
 """
 
 import argparse
@@ -24,14 +25,17 @@ import torch
 import ppo
 from experiments.compose import CONF
 from experiments.files import write_durably
-from experiments.identity import NUMERIC_PACKAGES, package_version, variant
+from experiments.identity import NUMERIC_PACKAGES, package_version
+from experiments.independence import leaks
 from experiments.profiles import Sheet, read
 from experiments.records.provenance import cpu_model
 from experiments.runner import Interrupted, Interrupts
 from experiments.trace_sides import Lines, compare, runs_of, two_sides
-from ppo.config import Algo, Env, RunConfig, UserError, pack_key
+from ppo.config import Algo, Env, RunConfig, pack_key
 from ppo.environments import Environments
+from ppo.objectives import OBJECTIVES
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.train import Iteration, train
 
 ITERATIONS = 3
@@ -62,7 +66,9 @@ ALGOS: dict[Algo, dict[str, Any]] = {
         "observation_filter": "per_step",
     },
 }
-"""Each algorithm, and the settings of a profile that are its own."""
+"""Algorithms, and the settings of a profile that each needs; whatever else is declared joins them by its `tries`."""
+ALGOS |= {Algo(each.name, **each.example): {} for each in OBJECTIVES.values()
+          if each.name not in {algo.objective for algo in ALGOS}}  # fmt: skip
 
 TASKS = {Env("InvertedPendulum-v4"): "envpool", Env("CartPole-v1"): "gymnasium", Env("Reacher-v4"): "envpool"}
 """Episodes that end early, discrete actions, several action dimensions with a time limit; and both backends."""
@@ -93,7 +99,7 @@ def grid(sheets: Sequence[Sheet]) -> dict[str, RunConfig]:
             profile = replace(sheet.profile, **SMALL | ALGOS[algo] | ({} if of_numbers else SMALL_GAME))
             run = RunConfig(algo, profile, task, backend, seed=0, env_steps=ITERATIONS * profile.steps)
             estimator = "" if algo.advantage == "gae" else f" {algo.advantage}"
-            runs[f"{sheet.name} {variant(algo)}{estimator} {task.id} seed 0"] = run
+            runs[f"{sheet.name} {algo.label}{estimator} {task.id} seed 0"] = run
     return runs
 
 
@@ -260,7 +266,10 @@ def verdict(there: Lines, here: Lines, names: tuple[str, str]) -> int:
     print(f"{names[0]} and {names[1]}, {len(runs_of(here))} runs of {ITERATIONS} iterations each:")
     found = compare(there, here, names)
     print("\n".join(found) or "the same, byte for byte")
-    return 1 if found else 0
+    known = {name: run for name, run in grid(profiles()).items() if name in runs_of(here)}
+    leaking = leaks(known, here, collect)
+    print("\n".join(f"LEAK: {leak}" for leak in leaking) or "every run is the same alone and beside other seeds")
+    return 1 if found or leaking else 0
 
 
 def check_imports() -> None:

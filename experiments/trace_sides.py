@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from experiments.records.provenance import ROOT
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 Lines = dict[tuple[str, int], dict[str, str]]
 """By run and iteration (0: before training), each quantity by name: its exact value or a digest."""

@@ -16,7 +16,7 @@ from experiments.compose import build, check_arguments, check_first, fitted, fol
 from experiments.records.record import Record
 from experiments.runner import Interrupted, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
-from ppo.config import UserError, positive
+from ppo.refusals import UserError, positive
 
 BARE = (
     "say what to train, such as env=hopper algo=clip, which takes 1,000,000 env steps; env_steps=… shortens it, "

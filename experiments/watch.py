@@ -24,12 +24,13 @@ from experiments.records import checkpoint
 from experiments.records.find import find_run
 from experiments.records.record import read_done, why
 from ppo.atari import SUFFIX
-from ppo.config import Algo, Env, Profile, UserError, names_draws, near_matches, positive
+from ppo.config import Algo, Env, Profile
 from ppo.environments import action_dtype
 from ppo.networks import Network
 from ppo.normalisation import ObservationFilter
 from ppo.policies import distribution_class
 from ppo.randomness import MAX_SEED, generator
+from ppo.refusals import UserError, names_draws, near_matches, positive
 from ppo.spaces import Spaces
 
 

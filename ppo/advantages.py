@@ -12,6 +12,8 @@ Each estimator returns (advantages, value_targets), both (..., T).
 import numpy as np
 from numpy import ndarray
 
+from ppo.declarations import Estimator, Setting
+
 
 def gae(
     rewards: ndarray,
@@ -40,13 +42,13 @@ def n_step(
     terminated: ndarray,
     ended: ndarray,
     gamma: ndarray,
-    n: int,
+    n_step: int,
 ) -> tuple[ndarray, ndarray]:
-    """n rewards, then the value (section 5, eq. 10, with T = n); fewer where the episode or the rollout ends."""
+    """`n_step` rewards, then the value (section 5, eq. 10, with T = n); fewer where the episode or rollout ends."""
     cut = ended.copy()
     cut[..., -1] = True
     returns = values
-    for _ in range(n):
+    for _ in range(n_step):
         following = np.concatenate([returns[..., 1:], returns[..., -1:]], axis=-1)
         returns = rewards + gamma * ~terminated * np.where(cut, next_values, following)
     return returns - values, returns
@@ -75,3 +77,18 @@ def whole_return(
     first[..., 1:] = ended[..., :-1]
     start = np.maximum.accumulate(np.where(first, np.arange(ended.shape[-1]), 0), axis=-1)
     return np.take_along_axis(to_go, start, axis=-1), value_target
+
+
+GAE_LAMBDA = Setting("gae_lambda", "λ, eq. 11", "0 to 1", per_run=True, default=0.95)  # default: Table 3
+N_STEP = Setting("n_step", "env steps before the value stands in, eq. 10", "above 0", int)
+
+ESTIMATORS = {
+    each.name: each
+    for each in (
+        Estimator("gae", gae, (GAE_LAMBDA,)),
+        Estimator("n_step", n_step, (N_STEP,)),
+        Estimator("rewards_to_go", rewards_to_go),
+        Estimator("whole_return", whole_return),
+    )
+}
+"""Every advantage estimator there is."""

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ppo.config import Env, UserError, near_matches
+from ppo.config import Env
 from ppo.randomness import MAX_SEED, generator
+from ppo.refusals import UserError, near_matches
 from ppo.spaces import Spaces
 
 SUFFIX = "NoFrameskip-v4"  # Gymnasium's name of a game that skips no frames by itself

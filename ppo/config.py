@@ -5,39 +5,17 @@ values with their sources. Defaults here are the neutral choice, so a field adde
 `None` means off.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ppo.advantages import ESTIMATORS
+from ppo.declarations import Estimator, Objective, Setting
+from ppo.objectives import OBJECTIVES
+from ppo.refusals import UserError, choose, finite, names_draws, positive, within_one
 
-class UserError(Exception):
-    """A mistake in what was asked for: one clear sentence, shown without a traceback."""
+T = TypeVar("T")
 
-
-def near_matches(word: str, known: Sequence[str]) -> str:
-    """', did you mean A or B?' or nothing."""
-    near = get_close_matches(word, known, n=3, cutoff=0.6)
-    return f", did you mean {' or '.join(near)}?" if near else ""
-
-
-OBJECTIVES = {
-    "unconstrained": (),
-    "clip": ("epsilon",),
-    "kl_fixed": ("beta",),
-    "kl_adaptive": ("beta", "kl_target"),
-    "policy_gradient": (),
-    "trajectory_ratio": (),
-    "projected": ("delta", "average_decay"),
-    "trust_region": ("delta", "kl_accepted", "backtracks", "cg_iterations", "cg_damping", "fisher_every"),
-    "cem": ("candidates", "elite_fraction", "initial_variance", "extra_std", "extra_generations"),
-    "random": (),
-    "initial": (),
-}
-"""Each objective's own settings. `random` draws uniform actions, `initial` keeps the untrained policy."""
-
-SETTINGS = tuple(dict.fromkeys(name for names in OBJECTIVES.values() for name in names))
 
 CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "none": (),
@@ -47,60 +25,73 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
 """Filters, kernel and stride of each layer: Mnih et al. 2015 (Nature 518), methods; Mnih et al. 2016
 (arXiv:1602.01783), section 8."""
 
-ADVANTAGES = {"gae": (), "n_step": ("n_step",), "rewards_to_go": (), "whole_return": ()}
+ESTIMATOR_SETTINGS = tuple(setting for each in ESTIMATORS.values() for setting in each.settings)
+SETTINGS: dict[str, Setting] = {
+    setting.name: setting
+    for setting in (*(setting for each in OBJECTIVES.values() for setting in each.settings), *ESTIMATOR_SETTINGS)
+}
+"""Every setting that an objective or an estimator declares, by name."""
 
 
-@dataclass(frozen=True)
+def with_settings(cls: type[T]) -> type[T]:
+    """Give the class a field for each declared setting, None or its default, and make it a frozen dataclass."""
+
+    def fields_of(table: Mapping[str, Objective] | Mapping[str, Estimator]) -> dict[str, Any]:
+        settings = {setting.name: setting for each in table.values() for setting in each.settings}
+        return {name: each.type if each.default is not None else each.type | None for name, each in settings.items()}
+
+    cls.__annotations__ = {"objective": str, **fields_of(OBJECTIVES), "advantage": str, **fields_of(ESTIMATORS)}
+    for name, setting in SETTINGS.items():
+        setattr(cls, name, setting.default)
+    return dataclass(frozen=True)(cls)
+
+
+@with_settings
 class Algo:
-    """The objective and the advantage estimator, in the paper's symbols."""
+    """The objective and the advantage estimator, in the paper's symbols. Their settings are fields too, one for each in
+    `SETTINGS`: None where the objective and the estimator do not need it."""
 
     objective: str = "unconstrained"
-    epsilon: float | None = None  # ε of the clipped ratio, eq. 7
-    beta: float | None = None  # β of the KL penalty, eq. 8; its starting value if adaptive
-    kl_target: float | None = None  # d_targ, nats
-    delta: float | None = None  # δ, nats: how far the policy may go from the old one (TRPO), or from its average (ACER)
-    average_decay: float | None = None  # of the average parameters, per update
-    kl_accepted: float | None = None  # the line search accepts a mean KL up to this times δ
-    backtracks: int | None = None  # step lengths tried, each half the last
-    cg_iterations: int | None = None  # of conjugate gradients
-    cg_damping: float | None = None  # added to the Fisher matrix's diagonal
-    fisher_every: int | None = None  # Fisher products use every n-th sample, n this
-    candidates: int | None = None  # parameter vectors per generation, an episode each
-    elite_fraction: float | None = None  # share of the candidates that the next generation is fitted to
-    initial_variance: float | None = None  # of each parameter in the first generation
-    extra_std: float | None = None  # added to the sampling noise, falling linearly …
-    extra_generations: float | None = None  # … to 0 over this many generations
-    advantage: str = "gae"  # gae | n_step | rewards_to_go | whole_return
-    gae_lambda: float = 0.95  # λ, eq. 11; read by gae alone
-    n_step: int | None = None  # env steps before the value stands in, eq. 10
+    advantage: str = "gae"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, objective: str = "unconstrained", **settings: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
 
     def __post_init__(self) -> None:
         choose("algo.objective", self.objective, OBJECTIVES)
-        choose("algo.advantage", self.advantage, ADVANTAGES)
-        for owner, table, names in (
-            (self.objective, OBJECTIVES, SETTINGS),
-            (self.advantage, ADVANTAGES, ("n_step",)),
-        ):
-            for name in names:
-                value = getattr(self, name)
-                if name in table[owner] and value is None:
-                    raise UserError(f"algo.{name} is not set, and {owner} needs it")
-                if name not in table[owner] and value is not None:
-                    raise UserError(f"algo.{name}={value} means nothing to {owner}; leave it null")
-        for name in ("epsilon", "kl_target", "n_step", "delta", "kl_accepted", "backtracks", "cg_iterations"):
-            positive(f"algo.{name}", getattr(self, name))
-        for name in ("fisher_every", "candidates", "initial_variance", "extra_generations"):
-            positive(f"algo.{name}", getattr(self, name))
-        for name in ("beta", "cg_damping", "extra_std"):
-            positive(f"algo.{name}", getattr(self, name), zero=True)
-        for name in ("gae_lambda", "average_decay", "elite_fraction"):
-            within_one(f"algo.{name}", getattr(self, name))
+        choose("algo.advantage", self.advantage, ESTIMATORS)
+        needed = dict.fromkeys(self.declared.settings, self.objective)
+        needed |= dict.fromkeys(self.estimator.settings, self.advantage)
+        for name, setting in SETTINGS.items():
+            value = getattr(self, name)
+            if setting in needed and value is None:
+                raise UserError(f"algo.{name} is not set, and {needed[setting]} needs it")
+            if setting not in needed and value is not None and setting.default is None:
+                owner = self.advantage if setting in ESTIMATOR_SETTINGS else self.objective
+                raise UserError(f"algo.{name}={value} means nothing to {owner}; leave it null")
+            setting.check(value)
         if self.candidates and self.elites < 1:
-            raise UserError(f"algo.elite_fraction={self.elite_fraction} of {self.candidates} candidates is nobody")
+            raise UserError(f"algo.elite_fraction={self.elite_fraction} keeps none of {self.candidates} candidates")
+
+    @property
+    def declared(self) -> Objective:
+        return OBJECTIVES[self.objective]
+
+    @property
+    def estimator(self) -> Estimator:
+        return ESTIMATORS[self.advantage]
 
     @property
     def learns(self) -> bool:
-        return self.objective not in ("random", "initial")
+        return self.declared.learns
+
+    @property
+    def label(self) -> str:
+        """The objective with the setting that it is known by: clip_0.2."""
+        known_by = self.declared.label
+        return self.objective if known_by is None else f"{self.objective}_{getattr(self, known_by):g}"
 
     @property
     def elites(self) -> int:
@@ -313,37 +304,8 @@ class RunConfig:
         return self.env_steps // self.profile.steps
 
 
-def choose(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise UserError(f"{name}={value} is unknown; choose one of {', '.join(choices)}")
-
-
-def finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise UserError(f"{name}={value} is not a finite number; null switches a setting off")
-
-
-def positive(name: str, value: float | None, zero: bool = False) -> None:
-    if value is None:
-        return
-    finite(name, value)
-    if value < 0 or (value == 0 and not zero):
-        raise UserError(f"{name}={value} must be {'at least' if zero else 'above'} 0")
-
-
-def names_draws(said: str, seed: int) -> None:
-    """Refuse what cannot be the key of a stream (randomness.generator)."""
-    if not 0 <= seed < 2**63:
-        raise UserError(f"{said} is not a seed; seeds are whole numbers from 0 to 2^63 - 1")
-
-
-def within_one(name: str, value: float | None) -> None:
-    if value is not None and not 0 <= value <= 1:
-        raise UserError(f"{name}={value} must lie between 0 and 1")
-
-
 PER_RUN = {
-    Algo: ("objective", "epsilon", "beta", "kl_target", "delta", "gae_lambda"),
+    Algo: ("objective", *(name for name, setting in SETTINGS.items() if setting.per_run)),
     Profile: ("stepsize", "gamma", "value_coef", "entropy_coef"),
 }
 """What may differ between the members of one pack: settings that become one number per run. All else gives a tensor its
@@ -356,5 +318,5 @@ def pack_key(run: RunConfig) -> tuple[Any, ...]:
     def shared(settings: Any) -> tuple[Any, ...]:
         return tuple(getattr(settings, f.name) for f in fields(settings) if f.name not in PER_RUN[type(settings)])
 
-    kind = run.algo.objective if run.algo.objective in ("trust_region", "cem", "random", "initial") else "surrogate"
-    return (kind, shared(run.algo), shared(run.profile), run.env, run.backend, run.numerics, run.device, run.env_steps)
+    learner, shared_settings = run.algo.declared.learner, (shared(run.algo), shared(run.profile))
+    return (learner, *shared_settings, run.env, run.backend, run.numerics, run.device, run.env_steps)

@@ -23,7 +23,8 @@ import gymnasium
 import numpy as np
 
 from ppo.atari import Ale
-from ppo.config import Env, UserError, near_matches
+from ppo.config import Env
+from ppo.refusals import UserError, near_matches
 from ppo.spaces import Spaces
 
 

@@ -1,14 +1,17 @@
 """What an update minimises: the batch it reads, the objective of each run's rows, the value loss, their sum (eq. 9)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ppo import objectives
-from ppo.pack import Pack
+from ppo.declarations import Objective
+from ppo.objectives import OBJECTIVES
 from ppo.policies import Distribution
+
+Rows = Sequence[tuple[Objective, slice]]
+"""Each objective present in a pack, and the rows of its runs."""
 
 
 @dataclass
@@ -47,66 +50,68 @@ class Batch:
 
 @dataclass
 class Coefficients:
-    """This iteration's numbers, (R, 1) each."""
+    """This iteration's numbers, (R, 1) each; NaN where a run has none."""
 
-    epsilon: Tensor
-    beta: Tensor
+    settings: dict[str, Tensor]  # of the objectives, by name
     value_coef: Tensor
     value_clip: Tensor  # NaN: none
     entropy_coef: Tensor
-    delta: Tensor
+    count: int  # N·T, env steps of a run in a rollout
 
 
-def surrogate(pack: Pack, batch: Batch, new: Distribution, c: Coefficients) -> Tensor:
+@dataclass
+class Seen:
+    """What the objective of some rows may read of its batch."""
+
+    batch: Batch
+    new: Distribution  # π_θ(·|s_t)
+    log_prob: Tensor  # log π_θ(a_t|s_t)
+    log_ratio: Tensor  # log r_t(θ)
+    count: int
+
+
+QUANTITIES: dict[str, Callable[[Seen], object]] = {
+    "advantage": lambda seen: seen.batch.advantage,  # Â_t
+    "ratio": lambda seen: torch.exp(seen.log_ratio),  # r_t(θ)
+    "log_ratio": lambda seen: seen.log_ratio,
+    "log_prob": lambda seen: seen.log_prob,
+    "kl": lambda seen: seen.batch.old.kl(seen.new),  # type: ignore[union-attr]  # KL[π_θold(·|s_t), π_θ(·|s_t)]
+    "action": lambda seen: seen.batch.action,
+    "old": lambda seen: seen.batch.old,  # π_θold(·|s_t)
+    "new": lambda seen: seen.new,
+    "average": lambda seen: seen.batch.average,  # the average policy's distribution
+    "trajectory": lambda seen: seen.batch.trajectory,  # the number of each sample's trajectory, below …
+    "count": lambda seen: seen.count,  # … this
+}
+"""What an objective may read, by the name of its function's parameter: (R, B) each, or a distribution."""
+
+for each in OBJECTIVES.values():
+    if unknown := set(each.reads) - QUANTITIES.keys() - {setting.name for setting in each.settings if setting.per_run}:
+        raise TypeError(
+            f"objective {each.name} reads {', '.join(sorted(unknown))}: neither one of {', '.join(QUANTITIES)}, nor a "
+            "setting of its own with per_run=True"
+        )
+
+
+def surrogate(objectives: Rows, batch: Batch, new: Distribution, c: Coefficients) -> Tensor:
     """Each run's objective on its own rows, (R, B). A run meets no KL and no ratio that its objective does not read:
     where they overflow, its gradient of 0 there would become 0·∞."""
     log_probs = new.log_prob(batch.action)
     log_ratios = log_probs - batch.log_prob
     parts = []
-    for name, rows in pack.objective_rows():
-        ours, policy = batch.rows(rows), new.rows(rows)
-        advantage, epsilon, beta, delta = ours.advantage, c.epsilon[rows], c.beta[rows], c.delta[rows]
-        log_prob, log_ratio = log_probs[rows], log_ratios[rows]
-        ratio = torch.exp(log_ratio)
-        match name:
-            case "clip":
-                part = objectives.clip(ratio, advantage, epsilon)
-            case "kl_fixed" | "kl_adaptive":
-                assert ours.old is not None
-                part = objectives.kl_penalty(ratio, advantage, ours.old.kl(policy), beta)
-            case "policy_gradient":
-                part = objectives.policy_gradient(log_prob, advantage)
-            case "trajectory_ratio":
-                assert ours.trajectory is not None
-                of_run = log_prob, log_ratio, advantage, ours.trajectory
-                part = objectives.trajectory_ratio(*of_run, count=pack.profile.batch)
-            case "projected":
-                assert ours.average is not None
-                part = projected(ours.average, policy, ours.action, advantage, delta)
-            case _:
-                part = objectives.unconstrained(ratio, advantage)
-        parts.append(part)
+    for objective, rows in objectives:
+        assert objective.function is not None
+        seen = Seen(batch.rows(rows), new.rows(rows), log_probs[rows], log_ratios[rows], c.count)
+        arguments = {
+            name: QUANTITIES[name](seen) if name in QUANTITIES else c.settings[name][rows] for name in objective.reads
+        }
+        parts.append(objective.function(**arguments))
     return torch.cat(parts)
 
 
-def projected(average: Distribution, new: Distribution, action: Tensor, advantage: Tensor, delta: Tensor) -> Tensor:
-    """log π_θ(a_t|s_t)·Â_t, (R, B), whose gradient with respect to the distribution's parameters is projected so that
-    the policy does not run away from its average (A2C with a trust region: arXiv:1611.01224, section 3.3)."""
-    with torch.enable_grad():
-        here = new.map(lambda parameter: parameter.detach().expand(*advantage.shape, -1).clone().requires_grad_())
-        gain = objectives.policy_gradient(here.log_prob(action), advantage)
-        g = torch.autograd.grad(gain.sum(), here.parameters, retain_graph=True)
-        k = torch.autograd.grad(average.kl(here).sum(), here.parameters)
-    z = objectives.project(list(g), list(k), delta)
-    pairs = zip(z, new.parameters, here.parameters, strict=True)
-    return gain.detach() + torch.stack([(each * (moved - fixed.detach())).sum(-1) for each, moved, fixed in pairs]).sum(
-        0
-    )
-
-
-def policy_loss(pack: Pack, new: Distribution, batch: Batch, c: Coefficients) -> tuple[Tensor, Tensor]:
+def policy_loss(objectives: Rows, new: Distribution, batch: Batch, c: Coefficients) -> tuple[Tensor, Tensor]:
     """−L of the objective, and the entropy: (R,) each."""
-    return -surrogate(pack, batch, new, c).mean(-1), new.entropy().mean(-1)
+    return -surrogate(objectives, batch, new, c).mean(-1), new.entropy().mean(-1)
 
 
 def value_loss(value: Tensor, batch: Batch, c: Coefficients) -> Tensor:
@@ -118,15 +123,10 @@ def value_loss(value: Tensor, batch: Batch, c: Coefficients) -> Tensor:
     return error.mean(-1)
 
 
-def loss(pack: Pack, parameters: Mapping[str, Tensor], batch: Batch, c: Coefficients) -> dict[str, Tensor]:
-    """−L^{CLIP+VF+S} (section 5, eq. 9) and its parts, one number per run: (R,) each."""
-    policy, value = pack.network.policy_and_value(parameters, batch.x)
-    return loss_of(pack, pack.distribution(parameters, policy), value, batch, c)
-
-
-def loss_of(pack: Pack, new: Distribution, value: Tensor, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
-    """The same, from what the networks said of the batch: π_θ(·|s_t) and V_θ(s_t), (R, B)."""
-    of_policy, entropy = policy_loss(pack, new, batch, c)
+def loss(objectives: Rows, new: Distribution, value: Tensor, batch: Batch, c: Coefficients) -> dict[str, Tensor]:
+    """−L^{CLIP+VF+S} (section 5, eq. 9) and its parts, one number per run: (R,) each; `new` and `value` are what the
+    networks say of the batch, π_θ(·|s_t) and V_θ(s_t), (R, B)."""
+    of_policy, entropy = policy_loss(objectives, new, batch, c)
     of_value = value_loss(value, batch, c)
     total = of_policy + c.value_coef[:, 0] * of_value - c.entropy_coef[:, 0] * entropy
     return {"loss": total, "policy_loss": of_policy, "value_loss": of_value, "entropy": entropy}

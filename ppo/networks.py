@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppo.config import CONVOLUTIONS, Profile, UserError
+from ppo.config import CONVOLUTIONS, Profile
 from ppo.numerics import tanh
+from ppo.refusals import UserError
 
 ALIGNMENT = 16  # floats: each weight starts on a cache line, so a run's products do not depend on its place in the pack
 Array = TypeVar("Array", Tensor, np.ndarray)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,5 +1,7 @@
 """The surrogate objectives, per sample, to be maximised: those of Table 1, and what came before them.
 
+A new objective is a function here, its line in `OBJECTIVES`, and a file in conf/algo/.
+
 `ratio` is r_t(θ) = π_θ(a_t|s_t) / π_θold(a_t|s_t), `advantage` Â_t, `kl` KL[π_θold(·|s_t), π_θ(·|s_t)], each (..., B);
 `epsilon` and `beta` are (..., 1): one number per run.
 """
@@ -7,6 +9,9 @@
 import numpy as np
 import torch
 from torch import Tensor
+
+from ppo.declarations import Objective, Setting
+from ppo.policies import Distribution
 
 BETA_BOUND = 2.0**40
 """β stays within [1/BETA_BOUND, BETA_BOUND]. Source: ours; the paper states no bound."""
@@ -63,6 +68,21 @@ def project(g: list[Tensor], k: list[Tensor], delta: Tensor) -> list[Tensor]:
     return [each - excess[..., None] * other for each, other in zip(g, k, strict=True)]
 
 
+def projected(average: Distribution, new: Distribution, action: Tensor, advantage: Tensor, delta: Tensor) -> Tensor:
+    """log π_θ(a_t|s_t)·Â_t, (R, B), whose gradient with respect to the distribution's parameters is projected so that
+    the policy does not run away from its average (A2C with a trust region: arXiv:1611.01224, section 3.3)."""
+    with torch.enable_grad():
+        here = new.map(lambda parameter: parameter.detach().expand(*advantage.shape, -1).clone().requires_grad_())
+        gain = policy_gradient(here.log_prob(action), advantage)
+        g = torch.autograd.grad(gain.sum(), here.parameters, retain_graph=True)
+        k = torch.autograd.grad(average.kl(here).sum(), here.parameters)
+    z = project(list(g), list(k), delta)
+    pairs = zip(z, new.parameters, here.parameters, strict=True)
+    return gain.detach() + torch.stack([(each * (moved - fixed.detach())).sum(-1) for each, moved, fixed in pairs]).sum(
+        0
+    )
+
+
 def adapt_beta(beta: np.ndarray, kl: np.ndarray, kl_target: np.ndarray) -> np.ndarray:
     """The next update's β, any shape, float64: halved below d_targ/1.5, doubled above 1.5·d_targ (section 4).
 
@@ -77,3 +97,55 @@ def adapt_stepsize(stepsize: np.ndarray, kl: np.ndarray, kl_target: float) -> np
     × 1.5 below half of it (footnote 3 of the paper: berkeleydeeprlcourse/homework, hw4/main.py)."""
     moved = np.where(kl > 2 * kl_target, stepsize / 1.5, np.where(kl < kl_target / 2, stepsize * 1.5, stepsize))
     return np.clip(moved, *STEPSIZE_BOUNDS)
+
+
+EPSILON = Setting("epsilon", "ε of the clipped ratio, eq. 7", "above 0", per_run=True, annealed=True)
+BETA = Setting("beta", "β of the KL penalty, eq. 8; its starting value if adaptive", "at least 0", per_run=True)
+KL_TARGET = Setting("kl_target", "d_targ, nats", "above 0", per_run=True)
+DELTA = Setting(
+    "delta", "δ, nats: how far the policy may go from the old one (TRPO), or from its average (ACER)", "above 0",
+    per_run=True,
+)  # fmt: skip
+AVERAGE_DECAY = Setting("average_decay", "of the average parameters, per update", "0 to 1")
+TRUST_REGION = (
+    DELTA,
+    Setting("kl_accepted", "the line search accepts a mean KL up to this times δ", "above 0"),
+    Setting("backtracks", "step lengths tried, each half the last", "above 0", int),
+    Setting("cg_iterations", "of conjugate gradients", "above 0", int),
+    Setting("cg_damping", "added to the Fisher matrix's diagonal", "at least 0"),
+    Setting("fisher_every", "Fisher products use every n-th sample, n this", "above 0", int),
+)
+CEM = (
+    Setting("candidates", "parameter vectors per generation, an episode each", "above 0", int),
+    Setting("elite_fraction", "share of the candidates that the next generation is fitted to", "0 to 1"),
+    Setting("initial_variance", "of each parameter in the first generation", "above 0"),
+    Setting("extra_std", "added to the sampling noise, falling linearly", "at least 0"),
+    Setting("extra_generations", "over which the extra noise falls to 0", "above 0"),
+)
+
+
+def next_beta(kl: np.ndarray, beta: np.ndarray, kl_target: np.ndarray) -> dict[str, np.ndarray]:
+    """`adapt_beta`, by the name of what it moves."""
+    return {"beta": adapt_beta(beta, kl, kl_target)}
+
+
+OBJECTIVES = {
+    each.name: each
+    for each in (
+        Objective("unconstrained", unconstrained),
+        Objective("clip", clip, (EPSILON,), label="epsilon"),
+        Objective("kl_fixed", kl_penalty, (BETA,), label="beta"),
+        Objective("kl_adaptive", kl_penalty, (BETA, KL_TARGET), label="kl_target", adapts=("beta",), adapt=next_beta),
+        Objective("policy_gradient", policy_gradient),
+        Objective("trajectory_ratio", trajectory_ratio),
+        Objective("projected", projected, (DELTA, AVERAGE_DECAY), label="delta"),
+        Objective("trust_region", unconstrained, TRUST_REGION, label="delta", learner="trust_region"),
+        Objective("cem", None, CEM, learner="cem"),
+        Objective("random", learner="random"),  # uniform actions
+        Objective("initial", learner="initial"),  # the untrained policy
+    )
+}
+"""Every objective there is. The members of a pack stand in this order."""
+
+ADAPTED = tuple(dict.fromkeys(name for each in OBJECTIVES.values() for name in each.adapts))
+"""Settings that move from update to update, and so must be remembered."""

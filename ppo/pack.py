@@ -11,14 +11,17 @@ import numpy as np
 import torch
 
 from ppo.cem import CrossEntropyMethod
-from ppo.config import OBJECTIVES, RunConfig, UserError, pack_key
+from ppo.config import SETTINGS, RunConfig, pack_key
+from ppo.declarations import Objective
 from ppo.environments import Environments, TaskError
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter, RewardScale
 from ppo.numerics import precision, prepare
+from ppo.objectives import ADAPTED, OBJECTIVES
 from ppo.optimisers import optimiser
 from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
 from ppo.randomness import MAX_SEED, generator
+from ppo.refusals import UserError
 
 QUANTITIES = ("actions", "rewards", "observations", "parameters")
 """What can stop being finite, causes before effects within one env step."""
@@ -79,7 +82,8 @@ class Pack:
 
         self.filter = ObservationFilter(len(self.runs), spaces.observation_size, self.profile)
         self.reward_scale = RewardScale(len(self.runs), self.profile, self.column("gamma"))
-        self.beta, self.stepsize = self.column("beta"), self.column("stepsize")
+        self.settings = {name: self.column(name) for name, setting in SETTINGS.items() if setting.per_run}
+        self.stepsize = self.column("stepsize")
         self.average = self.flat.clone() if self.algo.average_decay is not None else None
         self.policy_columns = torch.from_numpy(self.network.policy_columns())
         self.search: CrossEntropyMethod | None = None
@@ -155,11 +159,11 @@ class Pack:
             return Gaussian(policy, parameters["log_std"])
         return Categorical(policy)
 
-    def objective_rows(self) -> list[tuple[str, slice]]:
+    def objective_rows(self) -> list[tuple[Objective, slice]]:
         """Each objective present and its rows."""
         names = [run.algo.objective for run in self.runs]
         first = {name: names.index(name) for name in names}
-        return [(name, slice(start, start + names.count(name))) for name, start in first.items()]
+        return [(OBJECTIVES[name], slice(start, start + names.count(name))) for name, start in first.items()]
 
     def load_candidate(self, run: int) -> None:
         """The search's next candidate becomes the policy that acts."""
@@ -174,7 +178,7 @@ class Pack:
             **({} if (ended := self.not_finite[run]) is None else {"not_finite": ended._asdict()}),
             "parameters": self.flat[run].cpu().clone(),
             "optimisers": [each.state_dict(run) for each in self.optimisers],
-            "beta": float(self.beta[run, 0]),
+            **{name: float(self.settings[name][run, 0]) for name in ADAPTED},
             "stepsize": float(self.stepsize[run, 0]),
             **({} if self.average is None else {"average": self.average[run].cpu().clone()}),
             **({} if self.search is None else {"search": self.search.state_dict(run)}),
@@ -195,7 +199,9 @@ class Pack:
             self.flat[run] = torch.as_tensor(state["parameters"], device=self.device)
             for each, remembered in zip(self.optimisers, state["optimisers"], strict=True):
                 each.load_state_dict(run, remembered)
-            self.beta[run], self.stepsize[run] = state["beta"], state["stepsize"]
+            for name in ADAPTED:
+                self.settings[name][run] = state[name]
+            self.stepsize[run] = state["stepsize"]
             if self.average is not None:
                 self.average[run] = torch.as_tensor(state["average"], device=self.device)
             if self.search is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 
 @dataclass(frozen=True)

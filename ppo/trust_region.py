@@ -38,7 +38,7 @@ def natural_step(pack: Pack, whole: Batch, c: Coefficients) -> None:
     sampled = old.map(lambda parameter: parameter[:, :: algo.fisher_every])
     product = fisher_vector_product(pack, x[:, :: algo.fisher_every], sampled, algo.cg_damping)
     direction = conjugate_gradients(product, g, algo.cg_iterations)
-    length = torch.sqrt(2 * c.delta / dot(direction, product(direction)))
+    length = torch.sqrt(2 * c.settings["delta"] / dot(direction, product(direction)))
 
     with torch.no_grad():
         start, before = pack.flat.clone(), before.detach()
@@ -46,7 +46,7 @@ def natural_step(pack: Pack, whole: Batch, c: Coefficients) -> None:
         for halvings in range(algo.backtracks):
             candidate = start + direction * length * 0.5**halvings
             after, kl = surrogate_and_kl(pack.network.views(candidate))
-            good = ~accepted & (after >= before) & (kl <= algo.kl_accepted * c.delta[:, 0])
+            good = ~accepted & (after >= before) & (kl <= algo.kl_accepted * c.settings["delta"][:, 0])
             pack.flat[good] = candidate[good]
             accepted |= good
             if accepted.all():

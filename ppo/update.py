@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppo import advantages, objectives
-from ppo.losses import Batch, Coefficients, loss, loss_of, policy_loss, value_loss
+from ppo import objectives
+from ppo.config import SETTINGS
+from ppo.declarations import arguments
+from ppo.losses import Batch, Coefficients, loss, policy_loss, value_loss
 from ppo.numerics import variant
 from ppo.pack import Pack
 from ppo.randomness import generator
@@ -20,22 +22,18 @@ def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.nd
     """Advantages, value targets and old values, (R, N·T) float64 each, under the statistics of the rollout."""
     rewards = pack.reward_scale.scale(rollout.rewards, rollout.ended)
     terminated = rollout.ended if pack.profile.time_limit == "terminal" else rollout.terminated
-    gamma, gae_lambda = pack.column("gamma")[..., None], pack.column("gae_lambda")[..., None]
     segment = pack.profile.segment or pack.profile.horizon
     values, next_values, rewards, terminated, ended = (
         array.reshape(len(pack), -1, segment)
         for array in (*old_values(pack, rollout), rewards, terminated, rollout.ended)
     )
-    match pack.algo.advantage:
-        case "gae":
-            estimate = advantages.gae(rewards, values, next_values, terminated, ended, gamma, gae_lambda)
-        case "n_step":
-            assert pack.algo.n_step is not None
-            estimate = advantages.n_step(rewards, values, next_values, terminated, ended, gamma, pack.algo.n_step)
-        case "whole_return":
-            estimate = advantages.whole_return(rewards, next_values, terminated, ended, gamma)
-        case _:
-            estimate = advantages.rewards_to_go(rewards, next_values, terminated, ended, gamma)
+    known = {"rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated, "ended": ended}
+    known["gamma"] = pack.column("gamma")[..., None]
+    for setting in pack.algo.estimator.settings:
+        per_run = setting.per_run
+        known[setting.name] = pack.column(setting.name)[..., None] if per_run else getattr(pack.algo, setting.name)
+    function = pack.algo.estimator.function
+    estimate = function(**arguments(function, known))
     advantage, value_target, values = map(merged, (*estimate, values))
     at_once = pack.profile.value_fit == "separate"  # the policy's one minibatch is the whole rollout
     if pack.profile.standardise == "rollout" or (at_once and pack.profile.standardise == "minibatch"):
@@ -89,7 +87,8 @@ def minibatch_step(pack: Pack, batch: Batch, c: Coefficients, rate: Tensor, epsi
     """One step of every run on the joint loss, in place. The sum over runs asks for all gradients at once: a run's
     parameters meet its own loss alone."""
     leaves = fresh_leaves(pack)
-    total = loss(pack, leaves, batch, c)["loss"].sum()
+    policy, value = pack.network.policy_and_value(leaves, batch.x)
+    total = loss(pack.objective_rows(), pack.distribution(leaves, policy), value, batch, c)["loss"].sum()
     gradients = torch.autograd.grad(total, list(leaves.values()))
     pack.optimisers[0].move(pack.network.flatten(gradients), rate, epsilon)
 
@@ -114,11 +113,11 @@ def fresh_leaves(pack: Pack) -> dict[str, Tensor]:
 
 def policy_step(pack: Pack, whole: Batch, c: Coefficients, stepsize: Tensor) -> None:
     """The one step of every run's policy on the whole rollout, in place (profile.value_fit=separate)."""
-    if pack.algo.objective == "trust_region":
+    if pack.algo.declared.learner == "trust_region":
         natural_step(pack, whole, c)
         return
     new = pack.distribution(pack.leaves, pack.network.policy(pack.leaves, whole.x))
-    of_policy, entropy = policy_loss(pack, new, whole, c)
+    of_policy, entropy = policy_loss(pack.objective_rows(), new, whole, c)
     bias, epsilon = pack.optimisers[0].next_step()
     gradient = pack.network.gradient(pack.leaves, (of_policy - c.entropy_coef[:, 0] * entropy).sum())
     pack.optimisers[0].move(gradient, stepsize * bias, epsilon)
@@ -160,7 +159,7 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
     metrics["explained_variance"] = explained_variance(values, value_target)
     metrics["stepsize"] = annealed(pack, "stepsize")[:, 0]
     metrics["epsilon"] = annealed(pack, "epsilon")[:, 0]
-    metrics["beta"] = pack.beta[:, 0].copy()
+    metrics["beta"] = pack.settings["beta"][:, 0].copy()
     adapt(pack, metrics["kl"][:, None])
     pack.alive &= torch.isfinite(pack.flat).all(dim=1).cpu().numpy()
     return {name: values.astype(np.float64) for name, values in metrics.items()}
@@ -168,9 +167,11 @@ def update(pack: Pack, rollout: Rollout) -> dict[str, np.ndarray]:
 
 def adapt(pack: Pack, kl: np.ndarray) -> None:
     """What the next update takes from this one's mean KL, (R, 1): β, the stepsize, the average policy."""
-    for name, rows in pack.objective_rows():
-        if name == "kl_adaptive":
-            pack.beta[rows] = objectives.adapt_beta(pack.beta[rows], kl[rows], pack.column("kl_target")[rows])
+    for objective, rows in pack.objective_rows():
+        if objective.adapt is not None:
+            known = {name: column[rows] for name, column in pack.settings.items()} | {"kl": kl[rows]}
+            for name, column in objective.adapt(**arguments(objective.adapt, known)).items():
+                pack.settings[name][rows] = column
     if pack.profile.stepsize_kl_target is not None:
         pack.stepsize = objectives.adapt_stepsize(pack.stepsize, kl, pack.profile.stepsize_kl_target)
     if pack.average is not None and pack.algo.average_decay is not None:
@@ -193,7 +194,7 @@ def whole_rollout(
             of_average = pack.distribution(parameters, torch.cat(outputs, dim=1))
             average = of_average.map(lambda parameter: parameter.expand_as(policy).clone())
     trajectory = None
-    if any(name == "trajectory_ratio" for name, _ in pack.objective_rows()):
+    if "trajectory" in read_by(pack):
         trajectory = pack.tensor(trajectories(rollout.ended, pack.profile.segment or pack.profile.horizon))
     targets = pack.tensor(advantage), pack.tensor(value_target)
     clipped = pack.profile.value_clip is not None
@@ -211,23 +212,29 @@ def trajectories(ended: np.ndarray, segment: int) -> np.ndarray:
 def scheduled(pack: Pack) -> tuple[Coefficients, Tensor]:
     """This iteration's coefficients and stepsize."""
     coefficients = Coefficients(
-        epsilon=pack.tensor(annealed(pack, "epsilon")),
-        beta=pack.tensor(pack.beta),
+        settings={name: pack.tensor(annealed(pack, name)) for name in pack.settings},
         value_coef=pack.tensor(pack.column("value_coef")),
         value_clip=pack.tensor(annealed(pack, "value_clip")),
         entropy_coef=pack.tensor(pack.column("entropy_coef")),
-        delta=pack.tensor(pack.column("delta")),
+        count=pack.profile.batch,
     )
     return coefficients, pack.tensor(annealed(pack, "stepsize"))
 
 
 def annealed(pack: Pack, name: str) -> np.ndarray:
-    """`stepsize`, `epsilon` or `value_clip`, (R, 1), times α where its schedule is linear."""
+    """`stepsize`, `value_clip` or a setting of the objectives, (R, 1), times α where its schedule is linear."""
     if name == "stepsize":
         start, schedule = pack.stepsize, pack.profile.stepsize_schedule
+    elif name in SETTINGS:
+        start, schedule = pack.settings[name], pack.profile.epsilon_schedule if SETTINGS[name].annealed else "constant"
     else:
         start, schedule = pack.column(name), pack.profile.epsilon_schedule
     return start * (pack.remaining if schedule == "linear" else 1.0)
+
+
+def read_by(pack: Pack) -> set[str]:
+    """What the objectives of the pack read."""
+    return {name for objective, _ in pack.objective_rows() for name in objective.reads}
 
 
 def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
@@ -240,8 +247,7 @@ def minibatches(pack: Pack, whole: Batch) -> Iterator[Batch]:
     steps = np.stack(orders, axis=1)[..., None] * unit + np.arange(unit)
     rows = steps.reshape(profile.epochs, runs, count, size).swapaxes(1, 2)
     rows = rows + profile.batch * np.arange(runs)[:, None]  # (K, count, R, M), into the flattened (R·N·T)
-    penalised = any(name.startswith("kl") for name, _ in pack.objective_rows())
-    needed = replace(whole, old=whole.old if penalised else None)
+    needed = replace(whole, old=whole.old if read_by(pack) & {"kl", "old"} else None)
     for epoch in torch.from_numpy(rows).to(pack.device):
         index = epoch.flatten()
 
@@ -273,13 +279,14 @@ def diagnostics(pack: Pack, whole: Batch, coefficients: Coefficients) -> dict[st
     new = pack.distribution(pack.parameters, policy)
     log_ratio = new.log_prob(whole.action) - whole.log_prob
     ratio = torch.exp(log_ratio)
-    outside = (ratio - 1).abs() > coefficients.epsilon
-    parts = loss_of(pack, new, value, whole, coefficients)
+    epsilon = coefficients.settings["epsilon"]
+    outside = (ratio - 1).abs() > epsilon
+    parts = loss(pack.objective_rows(), new, value, whole, coefficients)
     metrics = {
         "kl": whole.old.kl(new).mean(-1),
         "kl_k1": -log_ratio.mean(-1),
         "kl_k3": (ratio - 1 - log_ratio).mean(-1),
-        "clip_fraction": torch.where(coefficients.epsilon[:, 0].isnan(), torch.nan, outside.float().mean(-1)),
+        "clip_fraction": torch.where(epsilon[:, 0].isnan(), torch.nan, outside.float().mean(-1)),
         "entropy": parts["entropy"],
         "policy_loss": parts["policy_loss"],
         "value_loss": parts["value_loss"],

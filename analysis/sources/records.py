@@ -122,7 +122,10 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "run": f"{head['run_id']}-{head['code_id']}",
             "run_id": head["run_id"],
             "code_id": head["code_id"],
-            "variant": variants.get(head["run_id"]) or names.get("variant") or variant_of(config["algo"]),
+            "variant": variants.get(head["run_id"])
+            or names.get("variant")
+            or head.get("label")
+            or variant_of(config["algo"]),
             "env": config["env"]["id"],
             "profile": names["profile"],
             "seed": config["seed"],

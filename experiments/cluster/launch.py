@@ -22,7 +22,7 @@ from experiments.files import as_json, numbered_in, read_json, read_lines, write
 from experiments.identity import code_id
 from experiments.manifest import Entry, read_manifest
 from experiments.records.provenance import ROOT, origin
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 PACKAGES = ("ppo", "experiments", "analysis", "conf")
 

@@ -20,7 +20,7 @@ from experiments.cluster.packs import PlannedPack
 from experiments.cluster.progress import clock
 from experiments.cluster.standing import Standing, standings
 from experiments.cluster.task import FAILED
-from ppo.config import positive
+from ppo.refusals import positive
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 15.0  # between plain lines

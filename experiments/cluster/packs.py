@@ -16,8 +16,9 @@ import torch
 from experiments.compose import one_line
 from experiments.identity import slug
 from experiments.manifest import Entry
-from ppo.config import RunConfig, UserError, pack_key
+from ppo.config import RunConfig, pack_key
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.train import train
 
 CALIBRATED_SIZES = (1, 8)  # runs

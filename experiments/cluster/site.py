@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ppo.config import UserError, positive
+from ppo.refusals import UserError, positive
 
 ALLOWED = {
     "partition": r"[A-Za-z0-9_.,-]+",

@@ -20,7 +20,7 @@ from experiments.cluster.launch import Launch, launches_of
 from experiments.cluster.site import ALLOWED, Slurm
 from experiments.compose import key_of
 from experiments.files import as_json, read_json, write_durably
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 OF_SLURM = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SCONTROL_")

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from experiments.files import numbered_in, read_json
 from experiments.manifest import Entry
 from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start, read_owner
-from ppo.config import RunConfig, UserError
+from ppo.config import RunConfig
+from ppo.refusals import UserError
 
 COMPLETE = ("done", "diverged", "faulty")
 

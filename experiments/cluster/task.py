@@ -18,7 +18,7 @@ from types import FrameType
 from experiments.cluster import lifeline
 from experiments.cluster.launch import Launch
 from experiments.files import as_json, numbered_in, write_durably
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 MISTAKE, ELSEWHERE, FAILED, AGAIN = 2, 75, 76, 85
 """Exit codes: a mistake in what was asked; somebody else has a run; a run failed; interrupted, wants another turn."""

@@ -17,9 +17,9 @@ from experiments.cluster.task import ELSEWHERE, MISTAKE
 from experiments.records.record import Record, why
 from experiments.runner import DiskError, Interrupted, Watcher, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
-from ppo.config import UserError
 from ppo.environments import TaskError
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.train import Iteration
 
 SAY_SECONDS = 60.0  # between lines of progress

@@ -25,8 +25,9 @@ from experiments.gradients.rungs import GAMMA, KNOWN, REFERENCES, RUNGS, blocks_
 from experiments.gradients.statistics import BATCH, facts
 from experiments.profiles import read
 from experiments.runner import Interrupted, Interrupts
-from ppo.config import Algo, Env, RunConfig, UserError
+from ppo.config import Algo, Env, RunConfig
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.train import train
 
 SEED = 0

@@ -24,7 +24,7 @@ class Rung(NamedTuple):
 
 
 def rung(gamma: float, objective: str = "policy_gradient", **estimator: float | str) -> Rung:
-    return Rung(Algo(objective, **estimator), gamma)  # type: ignore[arg-type]
+    return Rung(Algo(objective, **estimator), gamma)
 
 
 RUNGS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import as_json, read_json, write_durably
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 HEARTBEAT_SECONDS = 5.0
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ppo.config import UserError, near_matches
+from ppo.refusals import UserError, near_matches
 
 
 def find_run(name: str, records: Path) -> Path:

@@ -31,8 +31,8 @@ from experiments.identity import code_id, run_id, slug
 from experiments.records import checkpoint
 from experiments.records.claims import owner
 from experiments.records.provenance import provenance, task_code
-from ppo.config import UserError
 from ppo.pack import NotFinite
+from ppo.refusals import UserError
 from ppo.train import Iteration
 
 EPISODE_COLUMNS = ("env_step", "return", "length")
@@ -75,7 +75,8 @@ class Record:
 
     def prepare(self) -> None:
         """Create the folder with its config, or check that the one there is ours."""
-        config = {**self.identity, "names": dict(self.run.names), "config": asdict(self.run.config)}
+        label = self.run.config.algo.label
+        config = {**self.identity, "label": label, "names": dict(self.run.names), "config": asdict(self.run.config)}
         self.folder.mkdir(parents=True, exist_ok=True)
         create_once(self.folder / "config.json", as_json(config))
         task = task_code(self.run.config)

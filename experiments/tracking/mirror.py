@@ -31,7 +31,7 @@ import wandb
 from wandb.util import get_core_path
 
 from experiments.files import as_json, numbered_in, read_json, write_durably
-from experiments.identity import NUMERIC_PACKAGES, variant
+from experiments.identity import NUMERIC_PACKAGES
 from ppo.config import Algo
 
 INIT_SECONDS = 30.0
@@ -106,7 +106,7 @@ class Source:
 
     def group(self) -> str:
         config = self.head["config"]
-        return f"{config['env']['id']}/{variant(Algo(**config['algo']))}"
+        return f"{config['env']['id']}/{Algo(**config['algo']).label}"
 
 
 class Reading:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ppo.config import choose
+from ppo.refusals import choose
 
 MODES = ("none", "offline", "online")
 PATIENCE_SECONDS = 75.0  # for the mirror's end, after training: it gives a silent server 30 s twice

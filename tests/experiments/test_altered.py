@@ -18,7 +18,7 @@ from experiments.records.claims import live_owners, owner
 from experiments.records.record import Record, read_done, seal
 from experiments.rerun import rerun
 from experiments.watch import Agent
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import Killed, named, promised, small_run, train
 from tests.experiments.test_resume import train_until_checkpoint
 

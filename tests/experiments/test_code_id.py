@@ -31,6 +31,13 @@ def test_comments_in_ppo_leave_the_code_id_alone_and_constants_do_not(
     fresh = identity.code_id.__wrapped__
     monkeypatch.setattr(identity, "PPO", tmp_path)
     before = fresh()
+    inner = tmp_path / "learners" / "spo.py"
+    inner.parent.mkdir()
+    inner.write_text("x = 1\n")
+    assert (within := fresh()) != before, "code in a folder of ppo/ is code too"
+    inner.rename(tmp_path / "learners" / "other.py")
+    assert fresh() not in (before, within)
+    (tmp_path / "learners" / "other.py").unlink()
     normalisation = tmp_path / "normalisation.py"
     source = normalisation.read_text()
     normalisation.write_text("# a remark\n" + source.replace('"""Running', '"""Ever running'))

@@ -20,7 +20,7 @@ from experiments.files import create_once
 from experiments.identity import code_id
 from experiments.records import checkpoint
 from experiments.runner import explained
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("env=cartpole", "profile.horizon=64", "profile.minibatch_size=32", "env_steps=128", "backend=gymnasium")

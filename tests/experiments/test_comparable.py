@@ -7,7 +7,7 @@ import pytest
 
 from experiments import comparable
 from experiments.comparable import odd
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import ROOT
 
 

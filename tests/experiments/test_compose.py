@@ -26,7 +26,9 @@ from experiments.compose import (
     resolved_backend,
     runs_of,
 )  # fmt: skip
-from ppo.config import OBJECTIVES, Algo, Env, Profile, RunConfig, UserError
+from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.objectives import OBJECTIVES
+from ppo.refusals import UserError
 from tests.conftest import ROOT
 
 PROFILES, ALGOS, ENVS = (
@@ -272,7 +274,7 @@ def test_an_algo_gives_all_settings_of_its_objective_and_others_of_a_profile_wit
     values = whole.get("algo", whole)
     objective = values["objective"]
     of_estimator = () if objective in ("random", "initial", "cem") else ("advantage", "gae_lambda", "n_step")
-    assert tuple(values) == ("objective", *OBJECTIVES[objective], *of_estimator)
+    assert tuple(values) == ("objective", *(setting.name for setting in OBJECTIVES[objective].settings), *of_estimator)
     profile = whole.get("profile", {})
     assert set(profile) <= {f.name for f in fields(Profile)}
     if algo != "a2c_trust_region":  # whose opening words say that a2c.yaml has the sources

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from experiments import film, watch
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import ROOT
 from tests.experiments.conftest import Said, assert_refused
 

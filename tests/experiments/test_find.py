@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.records.find import find_run
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 
 @pytest.fixture

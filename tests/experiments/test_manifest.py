@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from experiments.compose import CONF, check_arguments
 from experiments.identity import run_id
 from experiments.manifest import Entry, Study, composed, expand, freeze, read_manifest, study_of
-from ppo.config import UserError
+from ppo.refusals import UserError
 
 SMALL = Study(
     environments=("cartpole", "hopper"),

@@ -17,7 +17,7 @@ from experiments.records.record import Attempt, Record
 from experiments.status import look
 from experiments.tracking.mirror import Source
 from experiments.watch import Agent
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import Killed, named, promised, small_run, train
 from tests.experiments.test_packs import entries_of
 

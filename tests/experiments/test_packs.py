@@ -17,7 +17,8 @@ from experiments.cluster.packs import Calibration, even, plan, seconds_per_step
 from experiments.compose import NamedRun
 from experiments.identity import run_id
 from experiments.manifest import Entry
-from ppo.config import Algo, UserError, pack_key
+from ppo.config import Algo, pack_key
+from ppo.refusals import UserError
 from tests.conftest import ROWS, small_run
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from experiments import profiles
 from experiments.compose import CONF
-from ppo.config import Profile, UserError
+from ppo.config import Profile
+from ppo.refusals import UserError
 from tests.conftest import profile_of
 
 PAPER = """\

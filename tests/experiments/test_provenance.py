@@ -16,7 +16,7 @@ from experiments.records import provenance
 from experiments.records.provenance import DIFF_LIMIT, origin
 from experiments.records.record import Record
 from experiments.rerun import rerun
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import Killed, named, promised, small_run, train
 from tests.experiments.test_resume import train_until_checkpoint
 

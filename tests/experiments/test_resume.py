@@ -20,7 +20,8 @@ from experiments.records import checkpoint, record
 from experiments.records.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
 from experiments.trace import ALGOS
-from ppo.config import Algo, RunConfig, UserError
+from ppo.config import Algo, RunConfig
+from ppo.refusals import UserError
 from tests.conftest import ROOT, ROWS, Killed, named, promised, small_run, train
 
 

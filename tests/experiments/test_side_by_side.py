@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from experiments import film, side_by_side, watch
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import ROOT
 from tests.experiments.conftest import Said, assert_refused
 

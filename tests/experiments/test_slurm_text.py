@@ -13,7 +13,7 @@ from experiments.cluster.launch import Launch
 from experiments.cluster.site import Slurm
 from experiments.cluster.slurm import Part, array_script, follow_up_script, parts_of
 from experiments.files import as_json
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"

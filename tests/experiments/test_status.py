@@ -25,7 +25,7 @@ from experiments.manifest import Entry, freeze
 from experiments.records.claims import owner
 from experiments.rerun import rerun
 from experiments.status import as_text, complete, look, look_anyway, queued, table
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import small_run, train
 from tests.experiments.test_packs import entries_of
 

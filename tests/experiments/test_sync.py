@@ -35,7 +35,7 @@ from experiments.records import claims
 from experiments.records.claims import Claim, Taken, claim_all
 from experiments.sync import folders_of as meant
 from experiments.tracking.mirror import Mirror, Source, Target
-from ppo.config import UserError
+from ppo.refusals import UserError
 from tests.conftest import ROOT, promised
 
 HANG_ON_ROWS = Behaviour("hang", operations=frozenset({ROWS}))

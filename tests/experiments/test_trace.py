@@ -1,5 +1,6 @@
 """The exact trace: it covers what there is, names the first bit that moved, and leaves nothing behind."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,8 @@ from experiments import trace, trace_sides
 from experiments.compose import CONF
 from experiments.profiles import read
 from experiments.trace_sides import Lines, compare
-from ppo.config import ADVANTAGES, OBJECTIVES
+from ppo.advantages import ESTIMATORS
+from ppo.objectives import OBJECTIVES
 from ppo.pack import Pack
 from tests.conftest import ROOT
 
@@ -61,7 +63,7 @@ class TestWhatIsTraced:
     def test_every_objective_estimator_profile_and_kind_of_task(self) -> None:
         runs = trace.grid(trace.profiles())
         assert {run.algo.objective for run in runs.values()} == set(OBJECTIVES)
-        assert {run.algo.advantage for run in runs.values()} == set(ADVANTAGES)
+        assert {run.algo.advantage for run in runs.values()} == set(ESTIMATORS)
         shipped = {path.stem for path in CONF.glob("profile/*.yaml")}
         assert {name.split()[0] for name in runs} == shipped | {"unshipped"}
         assert {run.backend for run in runs.values()} == {"envpool", "gymnasium", "ale"}
@@ -141,6 +143,16 @@ def one_observation_more(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, mean, variance, count: original(self, mean, variance, count + 1)
 
 
+def plant(monkeypatch: Any, owner: Any, name: str, change: Any) -> None:
+    """Put the changed function in the place of the original, in the table of objectives too."""
+    original = getattr(owner, name)
+    changed = functools.wraps(original)(change(original))
+    monkeypatch.setattr(owner, name, changed)
+    for each in OBJECTIVES.values():
+        if each.function is original:
+            monkeypatch.setitem(OBJECTIVES, each.name, replace(each, function=changed))
+
+
 class TestPlantedChanges:
     @pytest.mark.parametrize(
         ("owner", "name", "change", "first", "differ"),
@@ -158,7 +170,7 @@ class TestPlantedChanges:
         self, owner: Any, name: str, change: Any, first: str, differ: int, traced: Lines, monkeypatch: Any
     ) -> None:
         before = {line: quantities for line, quantities in traced.items() if line[0] in TABLE_1}
-        monkeypatch.setattr(owner, name, change(getattr(owner, name)))
+        plant(monkeypatch, owner, name, change)
         (sentence,) = compare(before, trace.collect(TABLE_1), NAMES)
         assert sentence.startswith(PROFILE)
         assert f" seed 0, {first}" in sentence
@@ -170,10 +182,10 @@ class TestPlantedChanges:
             (
                 ppo.objectives,
                 "policy_gradient",
-                lambda f: lambda *a: f(*a) * (1 + 1e-6),
+                lambda f: lambda log_prob, advantage: f(log_prob, advantage) * (1 + 1e-6),
                 {"policy_gradient", "projected"},
             ),
-            (ppo.objectives, "trajectory_ratio", lambda f: lambda *a, count: f(*a, count) + 1e-3, {"trajectory_ratio"}),
+            (ppo.objectives, "trajectory_ratio", lambda f: lambda **a: f(**a) + 1e-3, {"trajectory_ratio"}),
             (ppo.objectives, "project", lambda f: lambda g, k, delta: f(g, k, 2 * delta), {"projected"}),
             (ppo.trust_region, "fisher_vector_product", lambda f: lambda *a: f(*a[:3], damping=0.2), {"trust_region"}),
             (ppo.cem.CrossEntropyMethod, "tell", lambda f: lambda self, run, score: f(self, run, -score), {"cem"}),
@@ -182,7 +194,7 @@ class TestPlantedChanges:
     def test_a_change_of_one_algorithm_shows_in_its_runs_alone(
         self, owner: Any, name: str, change: Any, objective: set[str], traced: Lines, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr(owner, name, change(getattr(owner, name)))
+        plant(monkeypatch, owner, name, change)
         after = trace.collect(RUNS)
         assert {RUNS[run].algo.objective for run, n in traced if traced[run, n] != after[run, n]} == objective
 
@@ -236,7 +248,10 @@ class TestStored:
         assert said(capsys, "--out", file) == (0, "")
         code, words = said(capsys, "--with", file)
         assert code == 0
-        assert words.endswith(f"{len(trace.ALGOS)} runs of 3 iterations each:\nthe same, byte for byte\n")
+        assert words.endswith(
+            f"{len(trace.ALGOS)} runs of 3 iterations each:\nthe same, byte for byte\n"
+            "every run is the same alone and beside other seeds\n"
+        )
         monkeypatch.setattr(ppo.update, "annealed", squared_epsilon_schedule(ppo.update.annealed))
         code, words = said(capsys, "--with", file)
         assert code == 1

@@ -71,7 +71,7 @@ class TestAgainst:
             cwd=repository, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (1, "")
-        head, first = done.stdout.splitlines()
+        head, first, _ = done.stdout.splitlines()
         old, new = git(repository, "log", "-2", "--format=%h", "--abbrev=7").split()[::-1]
         assert head == f"HEAD~1 ({old}) and the present commit {new}, {IN_REPOSITORY} runs of 3 iterations each:"
         assert first.startswith(f"{PROFILE} kl_adaptive_0.01 CartPole-v1 seed 0, iteration 1: policy_loss ")
@@ -84,7 +84,7 @@ class TestAgainst:
         code, words = said(capsys, "--against", "HEAD")
         assert code == 0
         assert f"and the working tree with uncommitted changes, {IN_REPOSITORY} runs" in words
-        assert words.endswith("the same, byte for byte\n")
+        assert words.endswith("the same, byte for byte\nevery run is the same alone and beside other seeds\n")
         assert "# eq. 6" in (repository / "ppo" / "objectives.py").read_text()
 
     def test_code_that_cannot_be_traced(self, repository: Path, capsys: Any) -> None:

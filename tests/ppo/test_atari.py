@@ -11,11 +11,12 @@ import torch
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv
 
 from ppo.atari import FIRE, Ale
-from ppo.config import Algo, Env, RunConfig, UserError
+from ppo.config import Algo, Env, RunConfig
 from ppo.environments import Environments
 from ppo.networks import Network, initialise
 from ppo.numerics import precision
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.rollout import collect
 from ppo.train import train
 from ppo.update import estimate_advantages

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ppo.cem import CrossEntropyMethod
-from ppo.config import Algo, Env, Profile, RunConfig, UserError
+from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.pack import Pack
 from ppo.randomness import generator
+from ppo.refusals import UserError
 from ppo.rollout import acting
 from ppo.train import train
 
@@ -107,5 +108,5 @@ def test_an_episode_is_one_candidates_and_the_value_network_never_moves() -> Non
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="one candidate at a time"):
         replace(cartpole(0, 8192), profile=Profile(actors=2))
-    with pytest.raises(UserError, match="is nobody"):
+    with pytest.raises(UserError, match="keeps none"):
         replace(CEM, elite_fraction=0.001)

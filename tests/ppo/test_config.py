@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ppo.config import PER_RUN, Algo, Env, Profile, RunConfig, UserError, pack_key
+from ppo.config import PER_RUN, Algo, Env, Profile, RunConfig, pack_key
+from ppo.refusals import UserError
 
 CEM = Algo("cem", candidates=2, elite_fraction=0.5, initial_variance=1.0, extra_std=0.1, extra_generations=3.0)
 

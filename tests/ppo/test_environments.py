@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ppo.environments
-from ppo.config import Algo, Env, Profile, RunConfig, UserError
+from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.environments import Environments, TaskError
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.rollout import Episode, collect
 
 pytest.importorskip("envpool")

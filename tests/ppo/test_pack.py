@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from experiments.trace import ALGOS
-from ppo.config import Algo, RunConfig, UserError
+from ppo.config import Algo, RunConfig
 from ppo.losses import Batch, surrogate
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.rollout import collect
 from ppo.train import train
 from ppo.update import scheduled, update
@@ -149,7 +150,7 @@ def test_a_ratio_that_overflows_moves_no_run_whose_objective_reads_none(objectiv
         log_prob[-1] += torch.tensor([100.0, -100.0]).repeat(128)
         one, trajectory = torch.ones_like(log_prob), torch.zeros_like(log_prob, dtype=torch.int64)
         batch = Batch(x, action, log_prob, one, one, None, None, trajectory=trajectory)
-        total = surrogate(pack, batch, new, scheduled(pack)[0]).sum()
+        total = surrogate(pack.objective_rows(), batch, new, scheduled(pack)[0]).sum()
         return pack.network.gradient(pack.leaves, total)
 
     alone, together = gradients([bare]), gradients([clip, bare])

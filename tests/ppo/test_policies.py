@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import stats
 
-from ppo.config import UserError
 from ppo.policies import Categorical, Gaussian, distribution_class
+from ppo.refusals import UserError
 
 SAMPLES = 100_000
 MEAN, LOG_STD = np.array([0.7, -1.2]), np.array([-0.4, 0.6])

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppo.config import Algo, Profile, RunConfig, UserError
+from ppo.config import Algo, Profile, RunConfig
+from ppo.objectives import OBJECTIVES
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.train import train
 from tests.conftest import PROFILES, small_run
 
@@ -130,6 +132,16 @@ VARIANTS: dict[str, list[tuple[Algo, ...]]] = {
     "extra_generations": [tuple(replace(CEM, extra_std=1.0, extra_generations=count) for count in (1.0, 5.0))],
     "n_step": [tuple(Algo("clip", epsilon=0.05, advantage="n_step", n_step=n) for n in (1, 5))],
 }
+
+KNOWN = {algo.objective for algo in VARIANTS["objective"][0]} | {"random", "initial"}
+for each in OBJECTIVES.values():  # what is declared since has values to try beside its settings
+    if each.name not in KNOWN:
+        VARIANTS["objective"].append((Algo("unconstrained"), Algo(each.name, **each.example)))
+        for setting in each.settings:
+            if setting.name not in VARIANTS:
+                VARIANTS[setting.name] = [
+                    tuple(Algo(each.name, **each.example | {setting.name: value}) for value in setting.tries)
+                ]
 
 UNREAD = [
     ("filter_clip", {"observation_filter": "none"}, (None, 0.1)),

@@ -9,8 +9,9 @@ import torch
 from sb3_contrib import TRPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ppo.config import Algo, Env, Profile, RunConfig, UserError
+from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.pack import Pack
+from ppo.refusals import UserError
 from ppo.rollout import collect
 from ppo.train import train
 from ppo.trust_region import conjugate_gradients, fisher_vector_product

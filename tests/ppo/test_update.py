@@ -60,7 +60,7 @@ def train_both(pack, iterations=1):
             assert_same_parameters(pack, trainer)
     assert ((pack.flat.detach() - start).abs().amax(dim=1) > 1e-3).all()
     betas = [np.nan if trainer.beta is None else trainer.beta for trainer in trainers]
-    np.testing.assert_array_equal(pack.beta[:, 0], betas)
+    np.testing.assert_array_equal(pack.settings["beta"][:, 0], betas)
     return rollout
 
 

@@ -1,0 +1,63 @@
+"""Is a run the same run whoever trains beside it? The part of the exact trace that only packs can show.
+
+Every traced run is trained again behind a run of another seed, so at an odd place of a larger pack, and one of each
+pack alone. Bytes that differ are a leak: something of another run has reached it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from experiments.trace_sides import Lines, compare
+from ppo.config import RunConfig, pack_key
+
+Collect = Callable[[Mapping[str, RunConfig]], Lines]
+"""Trains runs, by name, in as few packs as possible."""
+
+
+def mixed(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
+    """Each run behind one of the next seed."""
+    found: dict[str, RunConfig] = {}
+    for name, run in runs.items():
+        found |= {name.replace(" seed 0", " seed 1"): replace(run, seed=run.seed + 1), name: run}
+    return found
+
+
+def packs_of(runs: Mapping[str, RunConfig]) -> list[dict[str, RunConfig]]:
+    """The runs that `collect` trains together."""
+    packs: dict[Any, dict[str, RunConfig]] = {}
+    for name, run in runs.items():
+        packs.setdefault(pack_key(run), {})[name] = run
+    return list(packs.values())
+
+
+def leaks(runs: Mapping[str, RunConfig], lines: Lines, collect: Collect) -> list[str]:
+    """What reaches a run from its mates, in sentences; none if every run stays itself. `lines`: what `collect` gave for
+    `runs`."""
+    found = []
+    for pack in packs_of(runs):
+        ours = {key: quantities for key, quantities in lines.items() if key[0] in pack}
+        first = next(iter(pack))
+        trained = [(only(collect(mixed(pack)), pack), "beside other seeds")]
+        if len(pack) > 1:
+            trained.append((collect({first: pack[first]}), "alone"))
+        for here, how in trained:
+            there = {key: ours[key] for key in here}
+            if differing := compare(there, here, ("its pack of one seed", how)):
+                found.append(f"{how}, a run is another: {differing[0]}{culprit(pack, there, here, collect)}")
+                break
+    return found
+
+
+def only(lines: Lines, runs: Mapping[str, RunConfig]) -> Lines:
+    return {key: quantities for key, quantities in lines.items() if key[0] in runs}
+
+
+def culprit(pack: Mapping[str, RunConfig], there: Lines, here: Lines, collect: Collect) -> str:
+    """Who disturbs whom: the first pair that is not what both are alone, if two are enough."""
+    disturbed = min(name for name, number in there if there[name, number] != here[name, number])
+    alone = collect({disturbed: pack[disturbed]})
+    for name, run in mixed(pack).items():
+        if name != disturbed and only(collect({name: run, disturbed: pack[disturbed]}), {disturbed: run}) != alone:
+            return f"; {name} disturbs {disturbed}"
+    return ""

@@ -1,0 +1,87 @@
+"""How an objective or an advantage estimator says, once, what it is and what it needs.
+
+All else follows from it: the fields of `config.Algo`, checks and refusals, which runs can share a pack, names of runs,
+what a minibatch must carry, and the tables of choices.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ppo.refusals import positive, within_one
+
+Range = Literal["above 0", "at least 0", "0 to 1"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A number that an objective or an estimator needs. `None` is "not set"; only `default` may stand in for it."""
+
+    name: str
+    meaning: str  # with its symbol in the paper and its unit
+    range: Range
+    type: type = float
+    per_run: bool = False  # a number for each run of a pack; else one that the whole pack shares
+    annealed: bool = False  # moves with profile.epsilon_schedule
+    default: float | None = None  # read where nothing is set; a setting with one is never refused
+    tries: tuple[float, ...] = ()  # values that must each teach something else: for traces and tests
+
+    def check(self, value: float | None) -> None:
+        """Raise UserError for a value outside the range."""
+        if self.range == "0 to 1":
+            within_one(f"algo.{self.name}", value)
+        else:
+            positive(f"algo.{self.name}", value, zero=self.range == "at least 0")
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An advantage estimator: its name in `algo.advantage`, its function and the settings it needs. The function's
+    parameters are what it reads."""
+
+    name: str
+    function: Callable[..., Any]
+    settings: tuple[Setting, ...] = ()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective: its name in `algo.objective`, its function and the settings it needs.
+
+    The function gives each sample's part of the surrogate, (R, B), to be maximised. Its parameters are what it reads:
+    settings of its own by their names, (R, 1) each, and quantities of `losses.QUANTITIES`. A run meets no quantity that
+    its objective does not read. `label` names the setting whose value stands in a run's name, such as clip_0.2.
+    `adapt` gives the settings `adapts` of the next update, by name; its parameters are `kl`, this update's mean KL, and
+    settings, (R, 1) each.
+    An objective that no gradient maximises has no function here.
+    """
+
+    name: str
+    function: Callable[..., Any] | None = None
+    settings: tuple[Setting, ...] = ()
+    label: str | None = None
+    adapts: tuple[str, ...] = ()
+    adapt: Callable[..., Mapping[str, Any]] | None = None
+    learner: str = "surrogate"  # surrogate | trust_region | cem | random | initial
+    reads: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.learner == "surrogate" and self.function is None:
+            raise TypeError(f"objective {self.name} has no function to maximise")
+        reads = inspect.signature(self.function).parameters if self.function else ()
+        object.__setattr__(self, "reads", tuple(reads))
+
+    @property
+    def example(self) -> dict[str, float]:
+        """A value of every setting to try it with."""
+        return {setting.name: setting.tries[0] for setting in self.settings if setting.tries}
+
+    @property
+    def learns(self) -> bool:
+        return self.learner not in ("random", "initial")
+
+
+def arguments(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what is known, by name, what the function's parameters ask for."""
+    return {name: known[name] for name in inspect.signature(function).parameters}

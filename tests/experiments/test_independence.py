@@ -1,0 +1,56 @@
+"""A run that changes with its mates is a leak, and both are named; a run that does not is none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import trace
+from experiments.independence import leaks
+from ppo import rollout, update
+from ppo.config import Algo, Env, Profile, RunConfig
+
+PROFILE = Profile(horizon=64, minibatch_size=32, epochs=1, stepsize=1e-2, standardise="rollout")
+RUNS = {
+    f"{algo.label} seed 0": RunConfig(algo, PROFILE, Env("CartPole-v1"), "gymnasium", seed=0, env_steps=192)
+    for algo in (Algo("unconstrained"), Algo("clip", epsilon=0.2))
+}
+
+
+def found() -> list[str]:
+    return leaks(RUNS, trace.collect(RUNS), trace.collect)
+
+
+def test_runs_that_stay_themselves_leak_nothing() -> None:
+    assert found() == []
+
+
+def noise_of_the_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Every run of a pack gets the first one's action noise: equal bytes where all have one seed."""
+
+    def draws(pack: Any) -> np.ndarray:
+        mine: np.ndarray = original(pack)
+        return np.broadcast_to(mine[:1], mine.shape).copy()
+
+    return draws
+
+
+def standardised_together(_original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda advantage, epsilon: (advantage - advantage.mean()) / (advantage.std() + epsilon)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "wrap", "first"),
+    [
+        (rollout, "action_draws", noise_of_the_first, "first_action"),
+        (update, "standardised", standardised_together, "policy_loss"),
+    ],
+)
+def test_a_leak_names_its_quantity_and_who_disturbs_whom(
+    module: Any, name: str, wrap: Any, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, wrap(getattr(module, name)))
+    (leak,) = found()
+    assert leak.startswith("beside other seeds, a run is another: ") and f"iteration 1: {first} " in leak
+    assert leak.endswith(" seed 1 disturbs clip_0.2 seed 0")
