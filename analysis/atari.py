@@ -179,11 +179,11 @@ def section(results: Results, made: Sequence[Table]) -> str:
     """What there is to say, Markdown, with these tables."""
     parts = [
         "## Atari",
-        f"{about(results)}.",
+        f"{plain(about(results))}.",
         *(f"> **Partial.** {plain(line)}" for line in missing(results.dataset.note)),
         *(markdown(table) for table in made),
         "![Learning curves on Atari games](figure6.png)",
-        f"*{captions.figure6(results)}*",
+        f"*{plain(captions.figure6(results))}*",
         markdown(provenance(results)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -11,10 +12,24 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "−": "$-$", "±": r"$\pm$", "†": r"$\dagger$", "ε": r"$\epsilon$", "β": r"$\beta$", "γ": r"$\gamma$",
+    "‡": r"$\ddagger$", "|": r"\textbar{}",
     "×": r"$\times$", "≥": r"$\geq$", "…": r"\ldots{}", "–": "--", "τ": r"$\tau$", "∞": r"$\infty$",
-    "‡": r"$\ddagger$",
 }  # fmt: skip
 """Characters that LaTeX would read as commands, or that pdflatex has no glyph for."""
+
+MARKUP = re.compile(
+    r"""[`*~$|]                      # code, emphasis, strokes, formulas, cells
+    | (?<![^\W_])_ | _(?![^\W_])    # emphasis; within clip_0.2 it is none
+    | <(?=[a-zA-Z/!?])              # tags
+    | \](?=[(\[:])                  # links, pictures and what they refer to; within [0.1, 0.2] it is none
+    | &(?=\#?\w+;)                  # characters by their names
+    | \\(?=[!-/:-@\[-`{-~]|$)""",  # characters that stand for themselves
+    re.VERBOSE,
+)
+"""Characters that Markdown would read as more than themselves, where it would."""
+
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet computes a cell that begins so
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -52,43 +67,42 @@ def numeric(column: Sequence[str]) -> bool:
     return all(re.match(r"[−–<\[\d]", cell) for cell in column if cell)
 
 
-def plain(text: str) -> str:
-    """Text as Markdown that shows it as it is: no tag, picture, link, code or other column comes of it."""
-    return re.sub(r"([\\`|]|<(?=[\w/!?])|\](?=[(\[])|!(?=\[))", r"\\\1", " ".join(text.splitlines()))
-
-
 def markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(map(plain, cells)) + " |"
 
     rule = ["--:" if numeric(table.shown[name]) else ":--" for name in table.shown]
     rows = [line(list(row)) for row in table.shown.itertuples(index=False)]
-    return "\n".join(
-        [f"**{plain(table.title)}.** {plain(table.caption)}", "", line(list(table.shown)), line(rule), *rows, ""]
-    )
+    caption = plain(table.caption).replace(r"\`", "`")  # they have code in them
+    heading = f"**{plain(table.title)}.** {caption}"
+    return "\n".join([heading, "", line(list(table.shown)), "| " + " | ".join(rule) + " |", *rows, ""])
+
+
+def plain(text: str) -> str:
+    """Text for Markdown that is shown as it is, on one line, whatever names are in it."""
+    return MARKUP.sub(r"\\\g<0>", one_line(text))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 def csv(table: Table) -> str:
-    safe = table.values.map(no_formula).rename(columns=no_formula)
-    return safe.to_csv(index=False, lineterminator="\n")
+    values = table.values.rename(columns=inert).map(inert)
+    return values.to_csv(index=False, lineterminator="\n")
 
 
-def no_formula(cell: object) -> object:
-    """A text that a spreadsheet would run as a formula, with an apostrophe before it; a number stays a number."""
-    return f"'{cell}" if isinstance(cell, str) and re.match(r"\s*[=+\-@]", cell) and not is_number(cell) else cell
-
-
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def inert(cell: Any) -> Any:
+    """A CSV cell that no spreadsheet takes for a formula: an apostrophe stands before such text."""
+    if not isinstance(cell, str):
+        return cell
+    text = re.sub(r"\r\n?", "\n", cell)  # a bare \r would end the row
+    return f"'{text}" if text.startswith(FORMULA) and not PLAIN_NUMBER.fullmatch(text) else text
 
 
 def latex(table: Table) -> str:
     columns = "".join("r" if numeric(table.shown[name]) else "l" for name in table.shown)
-    rows = [" & ".join(map(escaped, row)) + r" \\" for row in table.shown.itertuples(index=False)]
+    rows = [guarded(" & ".join(map(escaped, row))) + r" \\" for row in table.shown.itertuples(index=False)]
     return "\n".join(
         [
             r"\begin{table}",
@@ -97,7 +111,7 @@ def latex(table: Table) -> str:
             rf"\label{{tab:{table.name}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
-            " & ".join(map(escaped, table.shown)) + r" \\",
+            guarded(" & ".join(map(escaped, table.shown))) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
@@ -109,7 +123,12 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in one_line(text))
+
+
+def guarded(row: str) -> str:
+    """A row of which LaTeX reads no part as an option of the line end before it."""
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
 def as_html(table: Table) -> str:
