@@ -5,9 +5,8 @@ python -m analysis.plot RECORDS... [--out curves.png]
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -23,6 +22,7 @@ from analysis.dataset import SCORE_EPISODES
 from analysis.records import RecordError, Run, find_runs
 
 POINTS = 200  # per curve
+TOLD_OF_ALL = ("profile", "code", "backend", "numerics")  # even where only runs of other variants differ in it
 
 
 def curve(run: Run) -> pd.Series:
@@ -38,59 +38,56 @@ def curve(run: Run) -> pd.Series:
     return pd.Series(np.where(grid <= reached, values, np.nan), index=grid)
 
 
-def budgets(run: Run, runs: Sequence[Run]) -> set[int]:
-    """Env steps of the runs of the same variant on the same task."""
-    return {r.config["env_steps"] for r in runs if r.variant == run.variant and r.config["env"] == run.config["env"]}
+def labels(runs: Sequence[Run]) -> dict[Path, str]:
+    """By run's folder: the variant, and whatever else tells these runs apart. RecordError if one run is there twice."""
+    told = [settings(run) for run in runs]
+    common = [name for name in told[0] if all(name in each for each in told)]
+    chosen = [name for name in common if name in TOLD_OF_ALL and len({each[name] for each in told}) > 1]
+    found = {}
+    for variant in {run.variant for run in runs}:
+        of_variant = [(run, each) for run, each in zip(runs, told, strict=True) if run.variant == variant]
+        names = list(chosen)
+        for name in common:
+            if len(apart(of_variant, [*names, name])) > len(apart(of_variant, names)):
+                names.append(name)
+        seeds: dict[tuple[str, ...], Path] = {}
+        for run, each in of_variant:
+            found[run.folder] = ", ".join([variant, *(each[name] for name in names)])
+            first = seeds.setdefault((run.config["env"]["id"], found[run.folder], str(run.config["seed"])), run.folder)
+            if first != run.folder:
+                raise RecordError(f"{first} and {run.folder} are the same run; give a folder that holds one of them")
+    return found
 
 
-def label(run: Run, runs: Sequence[Run]) -> str:
-    """The variant, and whatever else tells these runs apart."""
-    parts = [run.variant]
-    for part, values in (
-        (run.names["profile"], {r.names["profile"] for r in runs}),
-        (f"code {run.code_id}", {r.code_id for r in runs}),
-        (run.config["backend"], {r.config["backend"] for r in runs}),
-        (run.config["numerics"], {r.config["numerics"] for r in runs}),
-        (run.config["device"], {r.config["device"] for r in runs}),
-        (f"{run.config['env_steps']:,} env steps", budgets(run, runs)),
-    ):
-        if len(values) > 1:
-            parts.append(part)
-    return ", ".join(parts)
+def apart(runs: Sequence[tuple[Run, Mapping[str, str]]], names: Sequence[str]) -> set[tuple[str, ...]]:
+    """The groups that these settings sort runs into; those on other tasks are told apart already."""
+    return {(run.config["env"]["id"], *(told[name] for name in names)) for run, told in runs}
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """All settings but the seed, by their dotted names."""
-    found = pd.json_normalize({key: value for key, value in run.config.items() if key != "seed"})
-    return {str(key): str(value) for key, value in found.iloc[0].items()}
-
-
-def require_alike(runs: Sequence[Run]) -> None:
-    """RecordError if runs that would be seeds of one line differ in more than their seeds."""
-    first: dict[tuple[str, str], Run] = {}
-    for run in runs:
-        other = first.setdefault((run.config["env"]["id"], label(run, runs)), run)
-        ours, theirs = settings(run), settings(other)
-        if differ := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-            said = ", ".join(f"{key} ({theirs.get(key)} and {ours.get(key)})" for key in differ[:3])
-            raise RecordError(
-                f"{other.folder} and {run.folder} differ in {said}: no seeds of one line; plot them apart"
-            )
+def settings(run: Run) -> dict[str, str]:
+    """All that makes a run but its task and its seed, in words, by name: what is told first stands first."""
+    found = {"profile": run.names["profile"], "code": f"code {run.code_id}"}
+    found |= {name: str(run.config[name]) for name in ("backend", "numerics")}
+    for name, value in run.config.items():
+        parts = value.items() if isinstance(value, Mapping) else [(name, value)]
+        found |= {f"{name}.{part}": f"{part}={each}" for part, each in parts if part not in ("id", "seed")}
+    return found
 
 
 def draw(runs: Sequence[Run]) -> Figure:
     """One panel per environment: a thin line per run, a bold one for the mean over seeds."""
-    require_alike(runs)
     environments = sorted({run.config["env"]["id"] for run in runs})
-    labels = sorted({label(run, runs) for run in runs})
+    label = labels(runs)
+    names = sorted(set(label.values()))
     columns = min(3, len(environments))
     rows = -(-len(environments) // columns)
-    sns.set_theme(style="whitegrid", context="notebook")
-    colours = dict(zip(labels, sns.color_palette(n_colors=len(labels)), strict=True))
+    sns.set_theme(style="whitegrid", context="notebook", rc={"text.parse_math": False})  # names may have $ in them
+    palette = "husl" if len(names) > len(sns.color_palette()) else None  # the usual one would begin again
+    colours = dict(zip(names, sns.color_palette(palette, n_colors=len(names)), strict=True))
     figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns + 0.6, 3.9 * rows), squeeze=False)
     for axis, environment in zip(axes.flat, environments, strict=False):
-        for name in labels:
-            group = [r for r in runs if r.config["env"]["id"] == environment and label(r, runs) == name]
+        for name in names:
+            group = [r for r in runs if r.config["env"]["id"] == environment and label[r.folder] == name]
             if not group:
                 continue
             curves = pd.concat([curve(run) for run in group], axis=1)
@@ -111,9 +108,10 @@ def draw(runs: Sequence[Run]) -> Figure:
 
 def scores(runs: Sequence[Run]) -> pd.DataFrame:
     """Scores of the finished runs over seeds: mean, sample standard deviation and range per environment and label."""
+    label = labels(runs)
     finished = [run for run in runs if run.done is not None and run.done["score"] is not None]
     rows = [
-        (run.config["env"]["id"], label(run, runs), run.done["score"], len(run.episodes()) < SCORE_EPISODES)
+        (run.config["env"]["id"], label[run.folder], run.done["score"], len(run.episodes()) < SCORE_EPISODES)
         for run in finished
         if run.done
     ]

@@ -1,12 +1,15 @@
 """Curves show what the records say, and half-written records are read as far as they go."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.plot import curve, draw, main, scores
+from analysis.plot import curve, draw, labels, main, scores
 from analysis.records import RecordError, find_runs
 from experiments.records.record import Attempt, Record
 from tests.conftest import ROWS, Killed, named, small_run, train
@@ -39,6 +42,57 @@ def test_there_is_a_bold_line_per_variant_and_a_thin_one_per_seed(records: Path)
     ]
     assert len(axis.lines) == 2 * (2 + 1)
     assert axis.get_xlabel() == "env steps"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"env_steps": 4096}, ["env_steps=2048", "env_steps=4096"]),
+        ({"profile": {"hidden_sizes": [8, 8]}}, ["hidden_sizes=[64, 64]", "hidden_sizes=[8, 8]"]),
+        ({"profile": {"stepsize": 0.001, "gamma": 0.9}}, ["stepsize=0.0003", "stepsize=0.001"]),
+        ({"algo": {"gae_lambda": 0.5}}, ["gae_lambda=0.5", "gae_lambda=0.95"]),
+        ({"env": {"max_episode_steps": 50}}, ["max_episode_steps=50", "max_episode_steps=None"]),
+        ({"device": "cuda"}, ["device=cpu", "device=cuda"]),
+    ],
+)
+def test_runs_of_one_variant_that_differ_are_no_common_curve(
+    records: Path, changes: dict[str, Any], told: list[str]
+) -> None:
+    clips = [run for run in find_runs([records]) if run.variant == "clip_0.2"]
+    others = []
+    for run in clips:
+        parts = {name: run.config[name] | new if isinstance(new, dict) else new for name, new in changes.items()}
+        others.append(replace(run, folder=run.folder / "other", config=run.config | parts))
+        others[-1].__dict__["episodes"] = run.episodes
+    (axis,) = draw([*clips, *others]).axes
+    legend = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert legend == [f"clip_0.2, {each} (2 seeds)" for each in told]
+    assert list(scores([*clips, *others])["count"]) == [2, 2]
+
+
+def test_a_field_that_older_records_lack_tells_nothing(records: Path) -> None:
+    first, second = (run for run in find_runs([records]) if run.variant == "clip_0.2")
+    profile = {name: value for name, value in first.config["profile"].items() if name != "lost_life"}
+    older = replace(first, config=first.config | {"profile": profile})
+    assert set(labels([older, second]).values()) == {"clip_0.2"}
+
+
+def test_a_run_that_is_there_twice_is_no_second_seed(records: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(records, tmp_path / "copy")
+    assert main([str(records), str(tmp_path / "copy"), "--out", str(tmp_path / "curves.png")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "are the same run" in said and str(tmp_path / "copy") in said
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_many_curves_have_a_colour_each_and_names_are_no_formulas(records: Path) -> None:
+    first = find_runs([records])[0]
+    runs = [replace(first, folder=Path(str(each)), variant=rf"$\nothing{each}$") for each in range(12)]
+    for run in runs:
+        run.__dict__["episodes"] = first.episodes
+    figure = draw(runs)
+    figure.draw_without_rendering()
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 12
 
 
 def test_scores_are_over_seeds(records: Path) -> None:
