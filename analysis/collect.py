@@ -76,6 +76,11 @@ class Trouble:
             raise RecordError(f"{told}. To go on without them: --leave-out {' '.join([*self.leave_out, *refused])}")
 
 
+def many(count: int, what: str) -> str:
+    """'1 run' or '2,000 runs'."""
+    return f"{count:,} {what}" + "s" * (count != 1)
+
+
 def listed(kind: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} {kind}: {'; '.join(names[:SHOWN])}{more}"
@@ -324,13 +329,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: not enough memory to collect this ({' '.join(str(error).split())})", file=sys.stderr)
         return 2
     note = json.loads((options.out / "dataset.json").read_text())
-    print(f"{len(runs)} runs, {runs['episodes'].sum():,} episodes in {options.out}")
+    print(f"{many(len(runs), 'run')}, {many(int(runs['episodes'].sum()), 'episode')} in {options.out}")
     for kind, names in note["left_out"].items():
         print(f"left out, {listed(kind, names)}")
     if "gaps" in note:
-        print(f"read without some values, {listed('runs', note['gaps'])}")
+        print(f"read without some values, {listed('run' + 's' * (len(note['gaps']) > 1), note['gaps'])}")
     if note["numbered"]:
-        print(f"seeds numbered by the place of their folders, {listed('runs', note['numbered'])}")
+        said = listed("run" + "s" * (len(note["numbered"]) > 1), note["numbered"])
+        print(f"seeds numbered by the place of their folders, {said}")
     return 0
 
 

@@ -202,6 +202,12 @@ class Profile:
                 f"profile.minibatch_size={self.minibatch_size} does not divide {self.batch_told}; "
                 f"the nearest that does is {near}"
             )
+        alone = self.minibatch_size if (self.standardise, self.value_fit) == ("minibatch", "joint") else self.batch
+        if self.standardise != "none" and alone == 1:
+            raise UserError(
+                f"profile.standardise={self.standardise} divides by the spread of the advantages, and one env step has "
+                "none; give it at least 2 (profile.minibatch_size, profile.horizon), or set profile.standardise=none"
+            )
         if self.segment and (self.horizon % self.segment or self.minibatch_size % self.segment):
             raise UserError(
                 f"profile.segment={self.segment} must divide profile.horizon={self.horizon} and "

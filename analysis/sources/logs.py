@@ -119,7 +119,8 @@ def read_evaluations(files: Sequence[Path]) -> Log:
     begun = steps != 0  # at env step 0 the untrained policy was evaluated, before all training
     steps, returns, lengths = steps[begun], returns[begun], lengths[begun]
     episodes = episodes_of(steps.repeat(returns.shape[1]), returns.ravel(), lengths.ravel(), file)
-    return Log(episodes, "evaluation episodes")
+    gaps = "" if begun.all() else "the evaluation at env step 0, of the untrained policy, is left out"
+    return Log(episodes, "evaluation episodes", gaps=gaps)
 
 
 def read_events(files: Sequence[Path]) -> Log:

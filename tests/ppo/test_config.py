@@ -153,6 +153,13 @@ def test_an_unknown_choice_is_refused_with_the_choices(cls: type, name: str, cho
         (Algo, {"objective": "clip", "epsilon": 0.0}, "algo.epsilon=0.0 must be above 0"),
         (Algo, {"objective": "clip", "epsilon": 0.2, "delta": 1.0}, "algo.delta=1.0 means nothing to clip"),
         (Algo, {"objective": "projected", "delta": 1.0}, "algo.average_decay is not set, and projected needs it"),
+        (Profile, {"standardise": "minibatch", "minibatch_size": 1}, "one env step has none"),
+        (Profile, {"standardise": "rollout", "horizon": 1, "minibatch_size": 1}, "one env step has none"),
+        (
+            Profile,
+            {"standardise": "minibatch", "value_fit": "separate", "horizon": 1, "minibatch_size": 1},
+            "one env step has none",
+        ),
         (Profile, {"segment": 100}, "profile.segment=100 must divide profile.horizon=2048"),
         (Profile, {"segment": 128}, "profile.segment=128 must divide"),
         (Profile, {"value_stepsize": 1e-3}, "profile.value_stepsize=0.001 means nothing to profile.value_fit=joint"),
