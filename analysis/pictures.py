@@ -4,6 +4,7 @@ Draws analysis/pictures/*.png, the same bytes from the same data, and prints the
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def committed(name: str, baselines: Path) -> Dataset | None:
 def absent(baselines: Path) -> list[str]:
     """How to make each dataset that is not there."""
     return [
-        f"there is no dataset {baselines / name} yet; python -m analysis.parts {name} --out {baselines / name} makes "
+        f"there is no dataset {baselines / name} yet; python -m analysis.parts {name} --out {shlex.quote(str(baselines / name))} makes "
         "it of what is finished of the study"
         for name in dict.fromkeys(name for name, _ in PICTURES.values())
         if committed(name, baselines) is None

@@ -5,6 +5,7 @@ conf/study ──expand once──▶ manifest ──what is missing, packed─�
 
 import os
 import re
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -214,10 +215,8 @@ def submit_packs(request: Request, cluster: Slurm, tasks: Tasks, console: Consol
     frozen = freeze_launch(request.folder, ids_of(tasks[: cluster.max_tasks]), request.head)
     for part in submit(frozen, cluster):
         say(console, f"submitted {part.job}: {part.count} tasks, {part.name}")
-    say(
-        console,
-        f"logs in {frozen.folder}/logs; see python -m experiments.status {request.name} --records {request.records}",
-    )
+    status = ["python", "-m", "experiments.status", request.name, "--records", str(request.records)]
+    say(console, f"logs in {frozen.folder}/logs; see {shlex.join(status)}")
     return 0
 
 

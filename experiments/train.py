@@ -4,6 +4,7 @@ python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
 """
 
 import os
+import shlex
 import signal
 import sys
 
@@ -51,7 +52,7 @@ def main(cfg: DictConfig) -> None:
     if outcome.already:
         print(f"{len(outcome.already)} of {len(runs)} runs were finished before; nothing to do for them")
     if outcome.done or outcome.already:
-        print(f"records in {records}/runs; picture: python -m analysis.plot {records}")
+        print(f"records in {records}/runs; picture: {shlex.join(['python', '-m', 'analysis.plot', str(records)])}")
     if outcome.elsewhere:
         leave(1)
 

@@ -43,7 +43,8 @@ def runs_in(parts: Path | None, code_id: str) -> frozenset[str]:
     """Ids of the runs that parts of a dataset hold, trained by this very code; a refusal where there are no parts."""
     if parts is None:
         return frozenset()
-    tables = [pq.read_table(path, columns=["run_id", "code_id"]) for path in parts.glob("*/*/runs.parquet")]
+    found = [] if (parts / "runs").is_dir() or (parts / "studies").is_dir() else parts.glob("*/*/runs.parquet")
+    tables = [pq.read_table(path, columns=["run_id", "code_id"]) for path in found]
     if not tables:
         raise UserError(f"parts={parts}: there are no parts of a dataset there; python -m analysis.parts writes them")
     pairs = [(run["run_id"], run["code_id"]) for table in tables for run in table.to_pylist()]
