@@ -55,8 +55,9 @@ def committed(name: str, baselines: Path) -> Dataset | None:
 def absent(baselines: Path) -> list[str]:
     """How to make each dataset that is not there."""
     return [
-        f"there is no dataset {baselines / name} yet; python -m analysis.parts {name} --out {shlex.quote(str(baselines / name))} makes "
-        "it of what is finished of the study"
+        f"there is no dataset {baselines / name} yet; "
+        f"{shlex.join(['python', '-m', 'analysis.parts', name, '--out', str(baselines / name)])} makes it of what is "
+        "finished of the study"
         for name in dict.fromkeys(name for name, _ in PICTURES.values())
         if committed(name, baselines) is None
     ]

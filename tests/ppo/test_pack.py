@@ -3,12 +3,13 @@
 import hashlib
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from experiments.trace import ALGOS
-from ppo.config import Algo, RunConfig
+from ppo.config import Algo, Env, RunConfig
 from ppo.losses import Batch, surrogate
 from ppo.pack import Pack
 from ppo.refusals import UserError
@@ -97,6 +98,34 @@ def test_policies_that_do_not_learn_are_pack_equal_and_keep_their_parameters(obj
     before = pack.flat.clone()
     assert all(not iteration.metrics for iteration in train(pack))
     assert (pack.flat == before).all()
+
+
+class OneNumber(gymnasium.Env):
+    """Drifts, and is pushed back: an observation of one number."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.t = float(self.np_random.normal()), 0
+        return np.array([self.x], np.float32), {}
+
+    def step(self, action):
+        self.x, self.t = 0.9 * self.x + float(action[0]), self.t + 1
+        return np.array([self.x], np.float32), -(self.x**2), False, self.t >= 20, {}
+
+
+def test_a_task_that_shows_one_number_is_pack_equal() -> None:
+    gymnasium.register("OneNumber-v0", entry_point=OneNumber)
+    try:
+        runs = [
+            replace(small_run(seed), env=Env("OneNumber-v0"), backend="gymnasium", algo=ROWS[0]) for seed in range(3)
+        ]
+        together = traces(runs)
+        assert all(traces([run])[run] == together[run] for run in runs)
+    finally:
+        del gymnasium.registry["OneNumber-v0"]
 
 
 def test_a_member_that_diverges_leaves_its_mates_bytes_alone() -> None:
