@@ -27,13 +27,14 @@ def estimate_advantages(pack: Pack, rollout: Rollout) -> tuple[np.ndarray, np.nd
         array.reshape(len(pack), -1, segment)
         for array in (*old_values(pack, rollout), rewards, terminated, rollout.ended)
     )
-    known = {"rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated, "ended": ended}
-    known["gamma"] = pack.column("gamma")[..., None]
-    for setting in pack.algo.estimator.settings:
-        per_run = setting.per_run
-        known[setting.name] = pack.column(setting.name)[..., None] if per_run else getattr(pack.algo, setting.name)
-    function = pack.algo.estimator.function
-    estimate = function(**arguments(function, known))
+    estimator = pack.algo.estimator
+    known = {
+        "rewards": rewards, "values": values, "next_values": next_values, "terminated": terminated, "ended": ended,
+        "gamma": pack.column("gamma")[..., None],
+        **{name: pack.settings[name][..., None] if SETTINGS[name].per_run else getattr(pack.algo, name)
+           for name in (setting.name for setting in estimator.settings)},
+    }  # fmt: skip
+    estimate = estimator.function(**arguments(estimator.function, known))
     advantage, value_target, values = map(merged, (*estimate, values))
     at_once = pack.profile.value_fit == "separate"  # the policy's one minibatch is the whole rollout
     if pack.profile.standardise == "rollout" or (at_once and pack.profile.standardise == "minibatch"):
