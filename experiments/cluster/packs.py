@@ -17,6 +17,7 @@ from experiments.compose import one_line
 from experiments.identity import slug
 from experiments.manifest import Entry
 from ppo.config import RunConfig, pack_key
+from ppo.environments import TaskError
 from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.train import train
@@ -95,9 +96,9 @@ class Calibration:
             for size in sizes:
                 with time_limit(CALIBRATION_SECONDS), np.errstate(all="ignore"):  # a run may diverge
                     seconds.append(seconds_per_step(config, size))
-        except UserError:
-            raise
         except (Exception, SystemExit, Overtime) as error:
+            if isinstance(error, UserError) and not isinstance(error, TaskError):
+                raise
             cause = one_line(error)
             self.say(f"{slug(config)}: how long it takes could not be measured ({cause}); the times here leave it out")
         if len(seconds) < 2:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.dataset import SCHEMA
+from analysis.dataset import RUN_COLUMNS, SCHEMA
 from analysis.paper import published
 
 TASKS = {  # the score of a random policy, and of the best
@@ -43,7 +43,10 @@ def printed() -> pd.Series:
 
 def dataset(folder: Path, runs: pd.DataFrame) -> Path:
     folder.mkdir()
-    for name, table in {"runs": runs, "episodes": pd.DataFrame(), "iterations": pd.DataFrame()}.items():
+    runs = runs.assign(**{name: "" for name in RUN_COLUMNS if name not in runs})
+    episodes = pd.DataFrame(columns=["run", "env_step", "return", "length"])
+    iterations = pd.DataFrame(columns=["run", "iteration", "env_steps"])
+    for name, table in {"runs": runs, "episodes": episodes, "iterations": iterations}.items():
         table.to_parquet(folder / f"{name}.parquet")
-    (folder / "dataset.json").write_text(json.dumps({"schema": SCHEMA}))
+    (folder / "dataset.json").write_text(json.dumps({"schema": SCHEMA, "sources": [], "left_out": {}}))
     return folder

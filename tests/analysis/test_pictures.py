@@ -71,7 +71,9 @@ def by_hand() -> Dataset:
         ("Reacher-v4", "clip_0.2"): (-7, -7, -7),
     }
     rows = [(variant, task, seed, of) for (task, variant), runs in scores.items() for seed, of in enumerate(runs)]
-    runs = pd.DataFrame(rows, columns=["variant", "env", "seed", "score"]).assign(status="complete")
+    runs = pd.DataFrame(rows, columns=["variant", "env", "seed", "score"]).assign(
+        status="complete", measure="training episodes"
+    )
     return Dataset(Path("by-hand"), runs, {"left_out": {"missing": ["clip_0.1, unconstrained on Reacher-v4"]}})
 
 
