@@ -167,9 +167,8 @@ def test_what_breaks_in_calibration_stops_no_other_run(monkeypatch: pytest.Monke
     assert [entry.run.config for entry in longest.entries] == [good]
     assert [entry.run.config for entry in other.entries] == [bad]
     (line,) = said
-    assert (
-        line == f"Broken-v0-clip_0.2.s0: how long it takes could not be measured ({words}); the times here leave it out"
-    )
+    assert line.startswith("Broken-v0-clip_0.2.s0: how long it takes could not be measured (")
+    assert words in line and line.endswith("); the times here leave it out")
 
 
 def test_a_task_that_is_not_there_is_still_refused_before_anything_trains() -> None:
