@@ -12,7 +12,7 @@ from scipy import stats
 
 from analysis import atari
 from analysis.curves import FINEST
-from analysis.dataset import SCHEMA, load
+from analysis.dataset import RUN_COLUMNS, SCHEMA, load
 from analysis.figures import atari as figures
 from analysis.figures import style
 from analysis.paper import published
@@ -39,15 +39,16 @@ def dataset(folder: Path, returns: Returns, diverged: Sequence[tuple[str, str, i
         for seed, each in enumerate(runs):
             key = f"{variant}-{env}-{seed}"
             status = "diverged" if (variant, env, seed) in diverged else "complete"
-            rows.append({"run": key, "variant": variant, "env": env, "seed": seed, "status": status,
+            rows.append({**dict.fromkeys(RUN_COLUMNS, ""),
+                         "run": key, "variant": variant, "env": env, "seed": seed, "status": status,
                          "score": each[-100:].mean(), "score_episodes": min(each.size, 100), "episodes": each.size,
                          "env_steps": STEPS, "budget": STEPS, "seconds": 3600.0, "measure": "training episodes",
                          **dict.fromkeys(("code_id", "commit", "cpu", "gpu"), "invented")})  # fmt: skip
             ends = np.linspace(0, STEPS, each.size + 1)[1:].astype(np.int64)
-            episodes.append(pd.DataFrame({"run": key, "env_step": ends, "return": each}))
+            episodes.append(pd.DataFrame({"run": key, "env_step": ends, "return": each, "length": 1}))
     pd.DataFrame(rows).to_parquet(folder / "runs.parquet")
     pd.concat(episodes).to_parquet(folder / "episodes.parquet")
-    pd.DataFrame().to_parquet(folder / "iterations.parquet")
+    pd.DataFrame(columns=["run", "iteration", "env_steps"]).to_parquet(folder / "iterations.parquet")
     (folder / "dataset.json").write_text(json.dumps({"schema": SCHEMA, "sources": [], "left_out": left}))
     return folder
 
