@@ -23,14 +23,14 @@ from analysis.curves import fill
 from analysis.dataset import SCORE_EPISODES, Dataset
 from analysis.figures import captions, style
 from analysis.figures.atari import figure6
-from analysis.findings import LEVEL_NAME, many
+from analysis.findings import LEVEL_NAME
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.report import about, dataset_of, missing, provenance
 from analysis.results import Results
 from analysis.scores import UNTRAINED, Raw
 from analysis.statistics import FEW, Array
-from analysis.tables import Table, csv, frame, markdown, number, plain, returns, span
+from analysis.tables import Table, csv, frame, many, markdown, number, plain, returns, span
 
 PAPER = {"a2c": "A2C", "acer": "ACER", "ppo": "PPO"}
 """Columns of the published tables, and the paper's names."""

@@ -38,6 +38,7 @@ from analysis.dataset import FILES, RUN_COLUMNS, RUNS, SCHEMA
 from analysis.records import RecordError
 from analysis.sources import datasets, tools
 from analysis.sources.records import Broken, Collected, place_of, read_run
+from analysis.tables import many
 
 TROUBLES = ("broken", "partial", "missing", "twice", "episodes")
 ALIKE = 0.75  # of the longest run of a tool that says nothing of budgets; shorter ones are another experiment
@@ -74,11 +75,6 @@ class Trouble:
         if refused := {kind: names for kind, names in self.left_out().items() if kind not in self.leave_out}:
             told = " | ".join(listed(kind, names) for kind, names in refused.items())
             raise RecordError(f"{told}. To go on without them: --leave-out {' '.join([*self.leave_out, *refused])}")
-
-
-def many(count: int, what: str) -> str:
-    """'1 run' or '2,000 runs'."""
-    return f"{count:,} {what}" + "s" * (count != 1)
 
 
 def listed(kind: str, names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from analysis.records import RecordError
 from analysis.results import LONG, Results
 from analysis.scores import UNTRAINED, OneFrom, Scaling, ZeroFrom
 from analysis.statistics import FEW, LEVEL, Array
-from analysis.tables import Table, frame, number, returns, span
+from analysis.tables import Table, chance, frame, many, number, returns, span
 
 SYMBOLS = {"epsilon": "ε", "beta": "β", "d_targ": "d_targ"}
 LEVEL_NAME = f"{LEVEL:.0%}"
@@ -103,10 +103,6 @@ def scale(results: Results) -> str:
 def exactly(results: Results) -> str:
     """What intervals of normalised scores leave out; see `scores.score_intervals`."""
     return ", with the returns that score 0 and 1 taken for exact, so perhaps too narrow" * results.exact
-
-
-def many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def normalised_scores(results: Results) -> Table:
@@ -292,10 +288,6 @@ def raw_intervals(results: Results) -> Table:
         "diverged run counts as its task's worst."
     )
     return Table("raw_intervals", "Raw scores and their intervals", caption, frame(shown), frame(rows))
-
-
-def chance(p: float) -> str:
-    return "< 0.001" if p < 0.001 else number(p, 3)
 
 
 def compared_with(results: Results) -> str:

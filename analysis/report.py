@@ -31,7 +31,7 @@ from analysis.records import RecordError
 from analysis.results import LONG, Options, Results
 from analysis.scores import UNTRAINED, Scaling
 from analysis.statistics import FEW
-from analysis.tables import FORMATS, Table, frame, markdown, number, plain
+from analysis.tables import FORMATS, Table, frame, many, markdown, number, plain
 
 SHOWN = 8  # names of what is missing
 
@@ -83,11 +83,11 @@ def doubts(results: Results) -> list[str]:
             1 < results.seeds < FEW
         ),
         faults(results): len(results.faulty),
-        f"{findings.many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
-        f"{findings.many(diverged, 'run')} diverged, and each counts as its task's worst{when(results)}.": diverged,
+        f"{many(short, 'run')} finished fewer than {SCORE_EPISODES} episodes and count what they had.": short,
+        f"{many(diverged, 'run')} diverged, and each counts as its task's worst{when(results)}.": diverged,
         f"Budgets differ: {budgets(results)}. A score is of the end of a run, so differences there are not of the "
         "variants alone; heights of curves are compared up to the shortest budget.": results.unequal,
-        f"In {findings.many(len(long), 'run')} of {len(results.shares)} the episodes of the score span more than "
+        f"In {many(len(long), 'run')} of {len(results.shares)} the episodes of the score span more than "
         f"{LONG:.0%} of the run, at most {long.max():.0%}: such scores are of much of training, not of its end "
         "(‡).": len(long),
         "In some resamples no variant is better than the policy that scores 0: intervals take the returns that score "
@@ -107,7 +107,7 @@ def faults(results: Results) -> str:
     """Which runs their environment spoilt, and when."""
     count = len(results.faulty)
     return (
-        f"{findings.many(count, 'run')} {'is' if count == 1 else 'are'} faulty, for the environment handed out what is "
+        f"{many(count, 'run')} {'is' if count == 1 else 'are'} faulty, for the environment handed out what is "
         f"not finite, and count{'s' * (count == 1)} in no mean: {listed(results.faulty)}. Means of these cells are "
         "over fewer runs."
     )
@@ -269,10 +269,10 @@ def about(results: Results) -> str:
     learn = int(results.runs["variant"].isin(results.trained).sum())
     others = len(results.runs) - learn
     return (
-        f"{findings.many(learn, 'run')}: {findings.many(variants, 'variant')} on {findings.many(tasks, 'task')}, "
+        f"{many(learn, 'run')}: {many(variants, 'variant')} on {many(tasks, 'task')}, "
         f"{findings.how_many(results)} a cell"
-        + f"; {findings.many(others, 'run')} of policies that do not learn" * bool(others)
-        + f"; {findings.many(len(results.faulty), 'faulty run')}" * bool(len(results.faulty))
+        + f"; {many(others, 'run')} of policies that do not learn" * bool(others)
+        + f"; {many(len(results.faulty), 'faulty run')}" * bool(len(results.faulty))
         + f"; {results.runs['env_steps'].sum():,} env steps"
     )
 

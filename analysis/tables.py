@@ -62,6 +62,16 @@ def span(low: float, high: float, digits: int = 2) -> str:
     return "–" if pd.isna(low) or pd.isna(high) else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
+def many(count: int, what: str) -> str:
+    """'1 run' or '2,000 runs'."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def chance(p: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p < 0.001 else number(p, 3)
+
+
 def numeric(column: Sequence[str]) -> bool:
     """Whether a column of shown cells holds numbers, and so stands flush right."""
     return all(re.match(r"[−–<\[\d]", cell) for cell in column if cell)

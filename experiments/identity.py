@@ -8,15 +8,16 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ppo.config import RunConfig
+if TYPE_CHECKING:  # it imports torch, which takes a second, and the doctor asks for versions alone
+    from ppo.config import RunConfig
 
 NUMERIC_PACKAGES = ("torch", "numpy", "mujoco", "envpool", "gymnasium", "ale-py")
 PPO = Path(__file__).parent.parent / "ppo"
 
 
-def canonical(config: RunConfig) -> dict[str, Any]:
+def canonical(config: "RunConfig") -> dict[str, Any]:
     """The run as plain values, fields at their default left out: a field added later leaves old ids alone."""
 
     def differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,16 +31,16 @@ def canonical(config: RunConfig) -> dict[str, Any]:
                 out[name] = value
         return out
 
-    return differing(asdict(config), asdict(RunConfig()))
+    return differing(asdict(config), asdict(type(config)()))
 
 
-def run_id(config: RunConfig) -> str:
+def run_id(config: "RunConfig") -> str:
     """12 hexadecimal digits of the canonical config."""
     text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def slug(config: RunConfig) -> str:
+def slug(config: "RunConfig") -> str:
     """A readable name made of the config alone: Hopper-v4-clip_0.2.s3."""
     env = "".join(c if c.isalnum() or c in "-_" else "_" for c in config.env.id)
     chosen = config.env.max_episode_steps is not None and config.env.frame_skip is None  # all games of Atari have one

@@ -11,6 +11,7 @@ from analysis.replicate import SEEDS
 from analysis.results import Results
 from analysis.scores import UNTRAINED
 from analysis.statistics import FEW, LEVEL
+from analysis.tables import many
 
 
 def curves(results: Results) -> str:

@@ -158,7 +158,10 @@ def refuse_another_name(folder: Path, head: Mapping[str, Any]) -> None:
     agree = (
         named["run_id"] == head["run_id"],
         named["seed"] == str(config["seed"]),
-        re.fullmatch(rf"{re.escape(env)}(?:-\d+)?-{re.escape(label_of(config['algo']))}", named["cell"]) is not None,
+        re.fullmatch(
+            rf"{re.escape(env)}(?:-\d+)?-{re.escape(head.get('label') or label_of(config['algo']))}", named["cell"]
+        )
+        is not None,
         not re.fullmatch("[0-9a-f]{12}", place.parent.name) or place.parent.name == head["code_id"],
     )
     for what, agrees in zip(("run id", "seed", "task or variant", "code id"), agree, strict=True):

@@ -88,7 +88,8 @@ class Record:
                 write_durably(self.folder / "provenance.json", origin)
         found = read_json(self.folder / "config.json")
         if not isinstance(found, dict) or found.get("run_id") != self.id or found.get("code_id") != code_id():
-            raise UserError(f"{self.folder} holds another run; move it away")
+            other = found.get("run_id") if isinstance(found, dict) else "config.json is no record's"
+            raise UserError(f"{self.folder} holds another run ({other}); move it away")
         if found.get("config") != json.loads(as_json(config["config"])):
             raise UserError(
                 f"{self.folder / 'config.json'} was altered: its settings are not those of its run; remove it"

@@ -103,7 +103,9 @@ def test_every_study_that_trained_parts_is_told_how_to_have_again(tmp_path: Path
             write(folder, np.random.default_rng(0), ("random",), ("Hopper-v4",), seeds=1, study=study)
     found = load(tmp_path / "small")
     assert found.note["study"]["overrides"] == ["study=small"]
-    assert report.commands(found, Namespace(random="random", best="variant", seed=0))[:2] == [
+    assert report.commands(
+        found, Namespace(random="random", best="variant", seed=0, variants=None, tasks=None, reference=None)
+    )[:2] == [
         "python -m experiments.study study=small",
         "python -m experiments.study study=small seed=3",
     ]

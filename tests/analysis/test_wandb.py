@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import wandb
+from collected import sign
 from mirrored import (
     copied,
     folders_of,
@@ -82,6 +83,7 @@ def test_values_that_are_not_finite_come_back_empty(records: Path, stub: Server)
     done = json.loads((folder / "done.json").read_text())
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
     (folder / "done.json").write_text(json.dumps(done | {"iterations_sha256": digest}))
+    sign(folder)
     same_as_record(run, folder)
 
 
@@ -91,6 +93,7 @@ def test_a_variant_with_a_name_keeps_it(records: Path, stub: Server) -> None:
     head = json.loads((folder / "config.json").read_text())
     head["names"]["variant"] = "no_clipping"
     (folder / "config.json").write_text(json.dumps(head))
+    sign(folder)
     assert mirrored(records, [folder], "offline")[0]
     (run,) = by_id(from_files(records)).values()
     assert run.row["variant"] == "no_clipping"
