@@ -6,7 +6,6 @@ from analysis.figures.curves import averageable, banded_in
 from analysis.figures.profiles import conclusions
 from analysis.figures.style import groups
 from analysis.findings import how_many as runs
-from analysis.findings import many
 from analysis.replicate import SEEDS
 from analysis.results import Results
 from analysis.scores import UNTRAINED
