@@ -32,7 +32,6 @@ from wandb.util import get_core_path
 
 from experiments.files import as_json, numbered_in, read_json, write_durably
 from experiments.identity import NUMERIC_PACKAGES
-from ppo.config import Algo
 
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 30.0  # `finish` would wait for ever for a server that has gone
@@ -106,7 +105,8 @@ class Source:
 
     def group(self) -> str:
         config = self.head["config"]
-        return f"{config['env']['id']}/{Algo(**config['algo']).label}"
+        label = self.head.get("label") or config["algo"]["objective"]  # older records say none
+        return f"{config['env']['id']}/{label}"
 
 
 class Reading:

@@ -43,7 +43,9 @@ def train(records: Path, *overrides: str) -> Done:
 def assert_refused(done: Done, *words: str) -> None:
     """Exit code 2 and one line on stderr: 'error: …' with all the words."""
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, lines
+    line = lines[0]
     assert line.startswith("error: ")
     for word in words:
         assert word in line
@@ -217,7 +219,7 @@ def test_records_in_a_forbidden_folder_are_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """A checkpoint is 0.4 MB here: one or two of them fit, the next does not."""
-    overrides = ("profile.hidden_sizes=[128,128]", "env_steps=512", "checkpoint_seconds=0")
+    overrides = ("profile.hidden_sizes=[128,128]", "env_steps=512", "checkpoint_seconds=0", "tracking=none")
     with mounted(tmp_path / "disk", "size=1200k") as disk:
         done = train(disk / "records", *overrides)
         assert_refused(done, "the disk is full", "the last checkpoint is intact")
