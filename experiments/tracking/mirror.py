@@ -253,6 +253,8 @@ class Mirror:
             self.run.save(str(attempt / "episodes.csv"), base_path=str(attempt), policy="now", glob=False)
             self.run.summary.update({name: done[name] for name in ("status", "score", "attempt", "env_steps")})
             self.run.summary.update({name: done[name] for name in ("episodes_sha256", "iterations_sha256")})
+            if "not_finite" in done:
+                self.run.summary.update({"not_finite": done["not_finite"]})
             if (resources := attempt / "resources.json").exists():
                 self.run.summary.update(read_json(resources))
         self.run.finish(exit_code=0 if done is not None else 1)

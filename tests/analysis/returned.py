@@ -37,7 +37,8 @@ def same_as_record(run: Collected, folder: Path, lacking: bool = False) -> None:
     want = read_run(folder, {})
     assert list(run.row) == list(want.row) == list(RUN_COLUMNS)
     own, wanted = ({n: x for n, x in row.items() if n not in ("source", "score")} for row in (run.row, want.row))
-    assert {n: (own[n], wanted[n]) for n in own if own[n] != wanted[n]} == {}
+    differing = {n: (own[n], wanted[n]) for n in own if own[n] != wanted[n]}
+    assert not differing, str(differing)
     assert run.row["score"] == (pytest.approx(want.row["score"], rel=1e-12) if lacking else want.row["score"])
     assert run.iterations.equals(want.iterations)
     assert run.episodes.equals(want.episodes.slice(0, 0) if lacking else want.episodes)
