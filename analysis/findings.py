@@ -294,9 +294,7 @@ def compared_with(results: Results) -> str:
     """The reader's choice, else the paper's own where it is there, else the first variant."""
     if chosen := results.options.reference:
         if chosen not in results.complete:
-            raise RecordError(
-                f"--reference {chosen} has no runs on every task; choose of {', '.join(results.complete)}"
-            )
+            raise RecordError(f"--reference {chosen} has no runs on every task; take {', '.join(results.complete)}")
         return chosen
     return published.WINNER if published.WINNER in results.complete else results.complete[0]
 
