@@ -6,10 +6,9 @@ pack alone. Bytes that differ are a leak: something of another run has reached i
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
-from experiments.trace_sides import Lines, compare
-from ppo.config import RunConfig, pack_key
+from experiments.trace_sides import Lines, compare, packs_of
+from ppo.config import RunConfig
 
 Collect = Callable[[Mapping[str, RunConfig]], Lines]
 """Trains runs, by name, in as few packs as possible."""
@@ -19,16 +18,8 @@ def mixed(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
     """Each run behind one of the next seed."""
     found: dict[str, RunConfig] = {}
     for name, run in runs.items():
-        found |= {name.replace(" seed 0", " seed 1"): replace(run, seed=run.seed + 1), name: run}
+        found |= {f"{name}, with seed {run.seed + 1}": replace(run, seed=run.seed + 1), name: run}
     return found
-
-
-def packs_of(runs: Mapping[str, RunConfig]) -> list[dict[str, RunConfig]]:
-    """The runs that `collect` trains together."""
-    packs: dict[Any, dict[str, RunConfig]] = {}
-    for name, run in runs.items():
-        packs.setdefault(pack_key(run), {})[name] = run
-    return list(packs.values())
 
 
 def leaks(runs: Mapping[str, RunConfig], lines: Lines, collect: Collect) -> list[str]:

@@ -30,8 +30,8 @@ from experiments.independence import leaks
 from experiments.profiles import Sheet, read
 from experiments.records.provenance import cpu_model
 from experiments.runner import Interrupted, Interrupts
-from experiments.trace_sides import Lines, compare, runs_of, two_sides
-from ppo.config import Algo, Env, RunConfig, pack_key
+from experiments.trace_sides import Lines, compare, packs_of, runs_of, two_sides
+from ppo.config import Algo, Env, RunConfig
 from ppo.environments import Environments
 from ppo.objectives import OBJECTIVES
 from ppo.pack import Pack
@@ -113,11 +113,9 @@ def profiles() -> list[Sheet]:
 def collect(runs: Mapping[str, RunConfig]) -> Lines:
     """Train `runs` (by name) in as few packs as possible and keep every bit of what happens."""
     torch.set_num_threads(1)  # as train_runs does; the number of threads may change bytes
-    packs: dict[Any, dict[RunConfig, str]] = {}
-    for name, run in runs.items():
-        packs.setdefault(pack_key(run), {})[run] = name
     lines: Lines = {}
-    for names in packs.values():
+    for named in packs_of(runs):
+        names = {run: name for name, run in named.items()}
         pack = Pack(list(names))
         listener = Listener(pack.environments)
         for row, run in enumerate(pack.runs):
@@ -218,34 +216,40 @@ def machine() -> dict[str, str]:
     }
 
 
-def text_of(lines: Lines, key: Mapping[str, str]) -> str:
-    """A head with `key` and a digest of everything, then a line of JSON per run and iteration, sorted."""
+def text_of(lines: Lines, key: Mapping[str, str], leaking: Sequence[str] | None = None) -> str:
+    """A head with `key`, `leaking` where it was looked for and a digest of everything, then a line of JSON per run and
+    iteration, sorted."""
     body = "".join(
         json.dumps({"run": run, "iteration": number, "quantities": dict(sorted(quantities.items()))}) + "\n"
         for (run, number), quantities in sorted(lines.items())
     )
-    return json.dumps({"key": dict(key), "sha256": seal(key, body)}) + "\n" + body
+    head = {"key": dict(key)} | ({} if leaking is None else {"leaks": list(leaking)})
+    return json.dumps({**head, "sha256": seal(head, body)}) + "\n" + body
 
 
-def seal(key: Any, body: str) -> str:
-    return hashlib.sha256((json.dumps(key, sort_keys=True) + body).encode()).hexdigest()
+def seal(head: Mapping[str, Any], body: str) -> str:
+    """A digest of a trace; the head's key alone where it says nothing else, as in traces of older code."""
+    said = {name: value for name, value in head.items() if name != "sha256"}
+    text = json.dumps(said if len(said) > 1 else said["key"], sort_keys=True)
+    return hashlib.sha256((text + body).encode()).hexdigest()
 
 
-def parse(path: Path) -> tuple[Lines, dict[str, str]]:
-    """A stored trace and its key; UserError unless it is whole."""
+def parse(path: Path) -> tuple[Lines, dict[str, str], list[str]]:
+    """A stored trace, its key and its leaks; UserError unless it is whole."""
     try:
         first, _, body = path.read_text().partition("\n")
         head = json.loads(first)
-        if head["sha256"] == seal(head["key"], body):
+        if head["sha256"] == seal(head, body):
             rows = map(json.loads, body.splitlines())
-            return {(row["run"], row["iteration"]): row["quantities"] for row in rows}, head["key"]
+            lines = {(row["run"], row["iteration"]): row["quantities"] for row in rows}
+            return lines, head["key"], head.get("leaks", [])
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise UserError(f"{path} is no whole trace: it was cut short or changed, or is something else; write it with --out")
 
 
 def against_file(path: Path) -> int:
-    stored, key = parse(path)
+    stored, key, _ = parse(path)
     here = machine()
     if differing := [name for name in sorted({*key, *here}) if key.get(name) != here.get(name)]:
         raise UserError(
@@ -253,21 +257,22 @@ def against_file(path: Path) -> int:
             + "; ".join(f"{name} {key.get(name)} there, {here.get(name)} here" for name in differing)
             + "), and bytes are promised on one machine with one set of versions only; --against REV runs both here"
         )
-    return verdict(stored, collect(grid(profiles())), (str(path), "this code"))
+    runs = grid(profiles())
+    lines = collect(runs)
+    return verdict(stored, lines, (str(path), "this code"), leaks(runs, lines, collect))
 
 
 def against_revision(revision: str) -> int:
     with two_sides(revision) as ((there, old), (here, new)):
-        return verdict(parse(old)[0], parse(new)[0], (there, here))
+        lines, _, leaking = parse(new)
+        return verdict(parse(old)[0], lines, (there, here), leaking)
 
 
-def verdict(there: Lines, here: Lines, names: tuple[str, str]) -> int:
-    """Say how the two compare; returns the exit code."""
+def verdict(there: Lines, here: Lines, names: tuple[str, str], leaking: Sequence[str]) -> int:
+    """Say how the two compare, and what leaks `here`; returns the exit code."""
     print(f"{names[0]} and {names[1]}, {len(runs_of(here))} runs of {ITERATIONS} iterations each:")
     found = compare(there, here, names)
     print("\n".join(found) or "the same, byte for byte")
-    known = {name: run for name, run in grid(profiles()).items() if name in runs_of(here)}
-    leaking = leaks(known, here, collect)
     print("\n".join(f"LEAK: {leak}" for leak in leaking) or "every run is the same alone and beside other seeds")
     return 1 if found or leaking else 0
 
@@ -286,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--against", metavar="REV", help="compare with a commit, branch or tag of this repository")
     what.add_argument("--with", metavar="FILE", type=Path, dest="stored", help="compare with a stored trace")
     what.add_argument("--out", metavar="FILE", type=Path, help="write the trace of this code")
+    parser.add_argument("--alone", action="store_true", help="of --out: look for leaks between runs too")
     options = parser.parse_args(arguments)
     try:
         with Interrupts():
@@ -294,7 +300,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return against_revision(options.against)
             if options.stored is not None:
                 return against_file(options.stored)
-            write_durably(options.out, text_of(collect(grid(profiles())), machine()).encode())
+            runs = grid(profiles())
+            lines = collect(runs)
+            leaking = leaks(runs, lines, collect) if options.alone else None
+            write_durably(options.out, text_of(lines, machine(), leaking).encode())
             return 0
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

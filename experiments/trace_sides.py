@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 from experiments.records.provenance import ROOT
+from ppo.config import RunConfig, pack_key
 from ppo.refusals import UserError
 
 Lines = dict[tuple[str, int], dict[str, str]]
@@ -54,6 +56,14 @@ def compare(there: Lines, here: Lines, names: tuple[str, str]) -> list[str]:
     for one, other, name in ((there, here, names[0]), (here, there, names[1])):
         found += [f"only in {name}: {what}" for what in lacking(one, other)]
     return found
+
+
+def packs_of(runs: Mapping[str, RunConfig]) -> list[dict[str, RunConfig]]:
+    """Runs, by name, as few packs as possible."""
+    packs: dict[Any, dict[str, RunConfig]] = {}
+    for name, run in runs.items():
+        packs.setdefault(pack_key(run), {})[name] = run
+    return list(packs.values())
 
 
 def runs_of(lines: Lines) -> set[str]:
@@ -107,7 +117,8 @@ def two_sides(revision: str) -> Iterator[list[tuple[str, Path]]]:
         names = (f"{revision} ({commit[:7]})", present)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trace-")))
         files = (folder / "there", folder / "here")
-        started = [stack.enter_context(tracing(tree, file)) for tree, file in zip((there, here), files, strict=True)]
+        sides = zip((there, here), files, ([], ["--alone"]), strict=True)  # older code knows no --alone
+        started = [stack.enter_context(tracing(*side)) for side in sides]
         for process, name in zip(started, names, strict=True):
             _, words = process.communicate()
             if process.returncode:
@@ -131,11 +142,11 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 @contextmanager
-def tracing(tree: Path, file: Path) -> Iterator["subprocess.Popen[str]"]:
+def tracing(tree: Path, file: Path, options: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
     """The code of `tree`, tracing itself into `file`; stopped when left early."""
     path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.trace", "--out", str(file)],
+        [sys.executable, "-m", "experiments.trace", "--out", str(file), *options],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.DEVNULL,

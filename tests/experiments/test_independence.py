@@ -53,4 +53,4 @@ def test_a_leak_names_its_quantity_and_who_disturbs_whom(
     monkeypatch.setattr(module, name, wrap(getattr(module, name)))
     (leak,) = found()
     assert leak.startswith("beside other seeds, a run is another: ") and f"iteration 1: {first} " in leak
-    assert leak.endswith(" seed 1 disturbs clip_0.2 seed 0")
+    assert leak.endswith(", with seed 1 disturbs clip_0.2 seed 0")

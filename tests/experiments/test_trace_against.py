@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -82,9 +81,7 @@ class TestAgainst:
         plant(
             repository, "ppo/objectives.py", "    return ratio * advantage\n", "    return ratio * advantage  # eq. 6\n"
         )
-        # Profiles of the repository are fewer than this code's, so its "unshipped" runs are others.
-        with mock.patch("experiments.trace.leaks", return_value=[]):
-            code, words = said(capsys, "--against", "HEAD")
+        code, words = said(capsys, "--against", "HEAD")
         assert code == 0
         assert f"and the working tree with uncommitted changes, {IN_REPOSITORY} runs" in words
         assert words.endswith("the same, byte for byte\nevery run is the same alone and beside other seeds\n")
