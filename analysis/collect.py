@@ -100,9 +100,10 @@ def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[s
                 trouble.add("twice", f"{place} is {seen[key]} again")
             else:
                 seen[key] = place
-                if gaps := json.loads(run.row["config"]).get("gaps"):
+                said = json.loads(run.row["config"])
+                if gaps := said.get("gaps"):
                     note.setdefault("gaps", []).append(f"{place}: {gaps}")
-                if '"seed": "numbered"' in run.row["config"]:
+                if said.get("seed") == "numbered":
                     note["numbered"].append(f"{run.row['variant']} on {run.row['env']} seed {run.row['seed']}: {place}")
                 yield run
         if not given and sum(map(len, trouble.found.values())) == before:

@@ -77,6 +77,7 @@ def doubts(results: Results) -> list[str]:
     learn = results.runs[results.runs["variant"].isin(results.trained)]
     kinds = sorted(learn["measure"].unique())
     long = results.shares[results.shares > LONG]
+    numbered = len(results.dataset.note.get("numbered", ()))
     told = {
         "1 seed: no intervals; differences mean nothing yet.": results.seeds == 1,
         f"{findings.how_many(results, 'seed')}: intervals are Student's t and wide; read small differences as none.": (
@@ -96,8 +97,8 @@ def doubts(results: Results) -> list[str]:
         f"Not all runs were measured alike: some scores are of {' and others of '.join(kinds)}; none are averaged "
         "together, but they are compared.": len(kinds) > 1,
         f"All scores are of {' '.join(kinds)}.": len(kinds) == 1 and kinds != ["training episodes"],
-        f"The seeds of {len(results.dataset.note.get('numbered', ()))} runs were numbered by their position in the "
-        "source, which does not name them.": results.dataset.note.get("numbered"),
+        f"The seeds of {many(numbered, 'run')} were numbered by their position in the source, which does not name "
+        "them.": numbered,
         f"Several simulators or kinds of numerics: {', '.join(ways(results))}.": len(ways(results)) > 1,
     }
     return [sentence for sentence, holds in told.items() if holds]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppo.advantages import ESTIMATORS
-from ppo.declarations import Estimator, Objective, Setting
+from ppo.declarations import Estimator, Objective, Setting, by_name
 from ppo.objectives import OBJECTIVES
 from ppo.refusals import UserError, choose, finite, names_draws, positive, within_one
 
@@ -25,22 +25,19 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
 """Filters, kernel and stride of each layer: Mnih et al. 2015 (Nature 518), methods; Mnih et al. 2016
 (arXiv:1602.01783), section 8."""
 
-ESTIMATOR_SETTINGS = tuple(setting for each in ESTIMATORS.values() for setting in each.settings)
-SETTINGS: dict[str, Setting] = {
-    setting.name: setting
-    for setting in (*(setting for each in OBJECTIVES.values() for setting in each.settings), *ESTIMATOR_SETTINGS)
-}
+OBJECTIVE_SETTINGS = by_name(setting for each in OBJECTIVES.values() for setting in each.settings)
+ESTIMATOR_SETTINGS = by_name(setting for each in ESTIMATORS.values() for setting in each.settings)
+SETTINGS = by_name((*OBJECTIVE_SETTINGS.values(), *ESTIMATOR_SETTINGS.values()))
 """Every setting that an objective or an estimator declares, by name."""
 
 
 def with_settings(cls: type[T]) -> type[T]:
     """Give the class a field for each declared setting, None or its default, and make it a frozen dataclass."""
 
-    def fields_of(table: Mapping[str, Objective] | Mapping[str, Estimator]) -> dict[str, Any]:
-        settings = {setting.name: setting for each in table.values() for setting in each.settings}
+    def typed(settings: Mapping[str, Setting]) -> dict[str, Any]:
         return {name: each.type if each.default is not None else each.type | None for name, each in settings.items()}
 
-    cls.__annotations__ = {"objective": str, **fields_of(OBJECTIVES), "advantage": str, **fields_of(ESTIMATORS)}
+    cls.__annotations__ = {"objective": str, **typed(OBJECTIVE_SETTINGS), "advantage": str, **typed(ESTIMATOR_SETTINGS)}
     for name, setting in SETTINGS.items():
         setattr(cls, name, setting.default)
     return dataclass(frozen=True)(cls)
@@ -69,7 +66,7 @@ class Algo:
             if setting in needed and value is None:
                 raise UserError(f"algo.{name} is not set, and {needed[setting]} needs it")
             if setting not in needed and value is not None and setting.default is None:
-                owner = self.advantage if setting in ESTIMATOR_SETTINGS else self.objective
+                owner = self.advantage if name in ESTIMATOR_SETTINGS else self.objective
                 raise UserError(f"algo.{name}={value} means nothing to {owner}; leave it null")
             setting.check(value)
         if self.candidates and self.elites < 1:

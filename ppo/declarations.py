@@ -5,8 +5,9 @@ what a minibatch must carry, and the tables of choices.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from ppo.refusals import positive, within_one
@@ -69,8 +70,7 @@ class Objective:
     def __post_init__(self) -> None:
         if self.learner == "surrogate" and self.function is None:
             raise TypeError(f"objective {self.name} has no function to maximise")
-        reads = inspect.signature(self.function).parameters if self.function else ()
-        object.__setattr__(self, "reads", tuple(reads))
+        object.__setattr__(self, "reads", parameters(self.function) if self.function else ())
 
     @property
     def example(self) -> dict[str, float]:
@@ -82,6 +82,21 @@ class Objective:
         return self.learner not in ("random", "initial")
 
 
+@cache
+def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's parameters: what it reads."""
+    return tuple(inspect.signature(function).parameters)
+
+
 def arguments(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what is known, by name, what the function's parameters ask for."""
-    return {name: known[name] for name in inspect.signature(function).parameters}
+    """Of what is known, by name, what the function reads."""
+    return {name: known[name] for name in parameters(function)}
+
+
+def by_name(settings: Iterable[Setting]) -> dict[str, Setting]:
+    """Settings by their names, in their order. TypeError where one name is declared in two ways."""
+    found: dict[str, Setting] = {}
+    for setting in settings:
+        if found.setdefault(setting.name, setting) != setting:
+            raise TypeError(f"the setting {setting.name} is declared in two ways; share one declaration, or rename one")
+    return found

@@ -85,12 +85,19 @@ QUANTITIES: dict[str, Callable[[Seen], object]] = {
 }
 """What an objective may read, by the name of its function's parameter: (R, B) each, or a distribution."""
 
-for each in OBJECTIVES.values():
-    if unknown := set(each.reads) - QUANTITIES.keys() - {setting.name for setting in each.settings if setting.per_run}:
+
+def check_reads(objective: Objective) -> None:
+    """Raise TypeError for an objective that reads what there is not."""
+    settings = {setting.name for setting in objective.settings if setting.per_run}
+    if unknown := sorted(set(objective.reads) - QUANTITIES.keys() - settings):
         raise TypeError(
-            f"objective {each.name} reads {', '.join(sorted(unknown))}: neither one of {', '.join(QUANTITIES)}, nor a "
+            f"objective {objective.name} reads {', '.join(unknown)}: neither one of {', '.join(QUANTITIES)}, nor a "
             "setting of its own with per_run=True"
         )
+
+
+for each in OBJECTIVES.values():
+    check_reads(each)
 
 
 def surrogate(objectives: Rows, batch: Batch, new: Distribution, c: Coefficients) -> Tensor:

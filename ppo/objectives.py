@@ -125,7 +125,7 @@ CEM = (
 
 
 def next_beta(kl: np.ndarray, beta: np.ndarray, kl_target: np.ndarray) -> dict[str, np.ndarray]:
-    """`adapt_beta`, by the name of what it moves."""
+    """`adapt_beta`, by the name of what it moves; (R, 1) each."""
     return {"beta": adapt_beta(beta, kl, kl_target)}
 
 

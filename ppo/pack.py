@@ -23,14 +23,14 @@ from ppo.policies import Categorical, Distribution, Gaussian, distribution_class
 from ppo.randomness import MAX_SEED, generator
 from ppo.refusals import UserError
 
-QUANTITIES = ("actions", "rewards", "observations", "parameters")
-"""What can stop being finite, causes before effects within one env step."""
+MUST_BE_FINITE = ("actions", "rewards", "observations", "parameters")
+"""What ends a run where it is not, causes before effects within one env step."""
 
 
 class NotFinite(NamedTuple):
     """What ended a run before its budget: the first quantity of it that was NaN or infinite."""
 
-    quantity: str  # one of QUANTITIES
+    quantity: str  # one of MUST_BE_FINITE
     env_step: int  # of the run: the step the actions were meant for, or that handed out the rest
 
     @property
@@ -142,7 +142,7 @@ class Pack:
         """A run's quantity is not finite: it is alive no more. Its first one is remembered."""
         self.alive[run] = False
         found, known = NotFinite(quantity, int(env_step)), self.not_finite[run]
-        self.not_finite[run] = min(found, known or found, key=lambda each: (each[1], QUANTITIES.index(each[0])))
+        self.not_finite[run] = min(found, known or found, key=lambda each: (each[1], MUST_BE_FINITE.index(each[0])))
 
     def column(self, name: str) -> np.ndarray:
         """A per-run setting as (R, 1) float64; NaN where a run has none."""

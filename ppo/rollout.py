@@ -74,7 +74,7 @@ def policy_of(pack: Pack, parameters: Mapping[str, Any], x: np.ndarray) -> np.nd
 
 
 def not_finite(observations: np.ndarray) -> np.ndarray:
-    """Which of them, (…, D), hold a number that is not finite; frames, uint8, never do."""
+    """Which of them, (…, D), hold a number that is not finite: (…) bool; frames (…, C, H, W), uint8, never do."""
     if observations.dtype == np.uint8:
         return np.zeros(observations.shape[:-3], dtype=bool)
     found: np.ndarray = ~np.isfinite(observations).all(axis=-1)

@@ -20,7 +20,7 @@ class Iteration:
     env_steps: int  # of each run, at the iteration's end
     episodes: list[list[Episode]]  # finished in this iteration, per run, while it was alive
     metrics: dict[str, np.ndarray]  # diagnostics of the updates, (R,) each; empty for a policy that does not learn
-    alive: np.ndarray  # (R,) bool: False once one of a run's QUANTITIES is NaN or infinite
+    alive: np.ndarray  # (R,) bool: False once one of a run's `pack.MUST_BE_FINITE` is NaN or infinite
     not_finite: list[NotFinite | None]  # which one and when, per run
     seconds: dict[str, float]  # environment, inference, update: of the whole pack
 

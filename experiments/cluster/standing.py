@@ -43,10 +43,11 @@ def runs_in(parts: Path | None, code_id: str) -> frozenset[str]:
     """Ids of the runs that parts of a dataset hold, trained by this very code; a refusal where there are no parts."""
     if parts is None:
         return frozenset()
-    found = [] if (parts / "runs").is_dir() or (parts / "studies").is_dir() else parts.glob("*/*/runs.parquet")
-    tables = [pq.read_table(path, columns=["run_id", "code_id"]) for path in found]
-    if not tables:
+    from analysis.dataset import parts_of  # pandas takes a while, and few studies have parts
+
+    if (found := parts_of(parts)) == [parts]:
         raise UserError(f"parts={parts}: there are no parts of a dataset there; python -m analysis.parts writes them")
+    tables = [pq.read_table(part / "runs.parquet", columns=["run_id", "code_id"]) for part in found]
     pairs = [(run["run_id"], run["code_id"]) for table in tables for run in table.to_pylist()]
     return frozenset(run for run, code in pairs if code == code_id)
 

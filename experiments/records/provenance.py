@@ -9,10 +9,12 @@ import sys
 from functools import cache
 from importlib.metadata import distributions, packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.files import read_json
-from ppo.config import RunConfig
+
+if TYPE_CHECKING:  # it imports torch, and whoever asks for versions alone needs none
+    from ppo.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -41,7 +43,7 @@ def provenance(device: str) -> dict[str, Any]:
     }
 
 
-def task_code(config: RunConfig) -> dict[str, dict[str, str | None]]:
+def task_code(config: "RunConfig") -> dict[str, dict[str, str | None]]:
     """The code of a task that is none of Gymnasium's or EnvPool's: by module or package the digest of its Python files
     and the version it is installed as. Files it reads beside them are not seen.
     """
@@ -60,6 +62,7 @@ def task_code(config: RunConfig) -> dict[str, dict[str, str | None]]:
     return {top: source(top, owners[top]) for top in sorted(owners.keys() - IN_CODE_ID)}
 
 
+@cache
 def source(top: str, module: str) -> dict[str, str | None]:
     """Digest of all Python files of a module or package, and its version; `module` stands for a package without a
     file of its own."""

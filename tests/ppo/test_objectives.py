@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from ppo.declarations import Objective, Setting, by_name
+from ppo.losses import check_reads
 from ppo.objectives import adapt_beta, clip, kl_penalty, unconstrained
 from ppo.policies import Gaussian
 
@@ -139,3 +141,17 @@ def test_beta_stays_within_its_bounds():
     np.testing.assert_array_equal(up, [1099511627776.0])
     np.testing.assert_array_equal(down, [1 / 1099511627776.0])
     np.testing.assert_array_equal(adapt_beta(up, np.array([0.0]), target), up / 2)
+
+
+def test_a_declaration_that_does_not_hold_is_refused_where_it_stands():
+    shared = Setting("epsilon", "of a pack", "above 0")
+    with pytest.raises(TypeError, match="objective nothing has no function to maximise"):
+        Objective("nothing")
+    with pytest.raises(TypeError, match="objective odd reads ratios: neither one of advantage, ratio"):
+        check_reads(Objective("odd", lambda ratios, advantage: ratios * advantage))
+    with pytest.raises(TypeError, match="objective odd reads epsilon: .* a setting of its own with per_run=True"):
+        check_reads(Objective("odd", clip, (shared,)))
+    check_reads(Objective("odd", clip, (Setting("epsilon", "of a run", "above 0", per_run=True),)))
+    with pytest.raises(TypeError, match="the setting epsilon is declared in two ways"):
+        by_name((shared, Setting("epsilon", "of a run", "above 0", per_run=True)))
+    assert by_name((shared, shared)) == {"epsilon": shared}
