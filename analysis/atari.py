@@ -8,7 +8,6 @@ python -m analysis.atari DATASET_OR_STUDY [--records records] [--out FOLDER]
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from analysis.dataset import SCORE_EPISODES, Dataset
 from analysis.figures import captions, style
 from analysis.figures.atari import figure6
 from analysis.findings import LEVEL_NAME
+from analysis.folders import building
 from analysis.paper import published
 from analysis.records import RecordError
 from analysis.report import about, dataset_of, missing, provenance
@@ -203,21 +203,14 @@ def write(dataset: Dataset, out: Path) -> str:
     text = section(results, made)
     style.use()
     figure = picture(results)
-    building = out.with_name(f".{out.name}.building")
-    try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        (building / "atari.md").write_text(text)
+    with building(out) as new:
+        (new / "atari.md").write_text(text)
         for table in made:
-            (building / f"{table.name}.csv").write_text(csv(table))
-        style.save(figure, building / "figure6", ["png"])
+            (new / f"{table.name}.csv").write_text(csv(table))
+        style.save(figure, new / "figure6", ["png"])
         out.mkdir(exist_ok=True)
-        for path in sorted(building.iterdir()):
+        for path in sorted(new.iterdir()):
             path.replace(out / path.name)
-    except OSError as error:
-        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return text
 
 

@@ -215,60 +215,49 @@ def known(runs: Array) -> float:
 
 def comparisons(results: Results) -> Table:
     """Every variant against one of them, with tests that allow for their number; of raw scores, task by task."""
-    if not results.normalised and len(results.environments) > 1:
-        return by_task(results)
     against = compared_with(results)
     others = [variant for variant in results.complete if variant != against]
-    cells = {v: results.cells(v) if results.normalised else list(results.raw[v].values()) for v in results.complete}
-    welch = {v: statistics.welch_test(cells[v], cells[against]) for v in others}
-    shuffled = {v: statistics.permutation_test(cells[v], cells[against], results.rng()) for v in others}
-    holm = dict(zip(others, statistics.holm(np.array([welch[v].p for v in others])), strict=True))
-    rows, shown = [], []
-    for v in others:
-        improvement = float(statistics.probability_of_improvement(cells[v], cells[against]))
-        difference = float(welch[v].difference)
-        low, high = statistics.difference_interval(welch[v])
-        rows.append({"variant": v, "against": against, "difference": difference, "low": low, "high": high,
-                     "p": float(welch[v].p), "p_holm": holm[v], "p_permutation": shuffled[v],
-                     "probability_of_improvement": improvement})  # fmt: skip
-        said = number if results.normalised else lambda value, _digits=2: returns(value)
-        shown.append({"variant": v, f"difference to {against}": said(difference),
-                      f"{LEVEL_NAME} interval": f"[{said(low)}, {said(high)}]", "p (Welch, Holm)": chance(holm[v]),
-                      "p (permutation)": chance(shuffled[v]), "P(better)": number(improvement)})  # fmt: skip
-    unit = "normalised score" if results.normalised else "returns"
+    if results.normalised or len(results.environments) == 1:
+        cells = {v: results.cells(v) if results.normalised else list(results.raw[v].values()) for v in results.complete}
+        pairs = [({"variant": v}, cells[v], cells[against]) for v in others]
+        unit = "normalised score" if results.normalised else "returns"
+        title, over, averaged = "", f"over tasks, in {unit}", ", averaged over tasks"
+    else:  # returns of several tasks have no common unit
+        pairs = [
+            ({"env": e, "variant": v}, [results.raw[v][e]], [results.raw[against][e]])
+            for e in results.environments
+            for v in others
+        ]
+        title, over, averaged = ", task by task", "on each task, in returns, for scores are not normalised", ""
+    rows, shown = compared(results, pairs, against)
     caption = (
-        f"Differences of means over tasks, in {unit}. Holm: allows for {many(len(others), 'comparison')}; the interval "
-        "does not. P(better): that a run of the variant scores above a run of the other, averaged over tasks."
+        f"Differences of means {over}. Holm: allows for {many(len(pairs), 'comparison')}; the interval does not. "
+        f"P(better): that a run of the variant scores above a run of the other{averaged}."
     )
-    return Table("comparisons", f"Against {against}", caption, frame(shown), frame(rows))
+    return Table("comparisons", f"Against {against}{title}", caption, frame(shown), frame(rows))
 
 
-def by_task(results: Results) -> Table:
-    """The comparisons of raw scores, a row per task and variant: returns of several tasks have no common unit."""
-    against = compared_with(results)
-    pairs = [(e, v) for e in results.environments for v in results.complete if v != against]
-    cells = {(e, v): [results.raw[v][e]] for e in results.environments for v in results.complete}
-    welch = {(e, v): statistics.welch_test(cells[e, v], cells[e, against]) for e, v in pairs}
-    holm = dict(zip(pairs, statistics.holm(np.array([welch[pair].p for pair in pairs])), strict=True))
+def compared(
+    results: Results, pairs: Sequence[tuple[dict[str, str], list[Array], list[Array]]], against: str
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Rows of comparisons, and as they are shown: of each pair its names, a variant's runs by task, and the other's."""
+    said = number if results.normalised else lambda value, _digits=2: returns(value)
+    tests = [statistics.welch_test(one, other) for _, one, other in pairs]
     rows, shown = [], []
-    for e, v in pairs:
-        difference, p = float(welch[e, v].difference), float(welch[e, v].p)
-        low, high = statistics.difference_interval(welch[e, v])
-        shuffled = statistics.permutation_test(cells[e, v], cells[e, against], results.rng())
-        better = float(statistics.probability_of_improvement(cells[e, v], cells[e, against]))
-        rows.append({"env": e, "variant": v, "against": against, "difference": difference, "low": low, "high": high,
-                     "p": p, "p_holm": holm[e, v], "p_permutation": shuffled,
+    for (names, one, other), test, holm in zip(
+        pairs, tests, statistics.holm(np.array([test.p for test in tests])), strict=True
+    ):
+        low, high = statistics.difference_interval(test)
+        shuffled = statistics.permutation_test(one, other, results.rng())
+        better = float(statistics.probability_of_improvement(one, other))
+        rows.append({**names, "against": against, "difference": float(test.difference), "low": low, "high": high,
+                     "p": float(test.p), "p_holm": holm, "p_permutation": shuffled,
                      "probability_of_improvement": better})  # fmt: skip
-        shown.append({"task": e, "variant": v, f"difference to {against}": returns(difference),
-                      f"{LEVEL_NAME} interval": f"[{returns(low)}, {returns(high)}]",
-                      "p (Welch, Holm)": chance(holm[e, v]), "p (permutation)": chance(shuffled),
-                      "P(better)": number(better)})  # fmt: skip
-    caption = (
-        f"Differences of means on each task, in returns, for scores are not normalised. Holm: allows for "
-        f"{many(len(pairs), 'comparison')}; the interval does not. P(better): that a run of the variant scores above a "
-        "run of the other."
-    )
-    return Table("comparisons", f"Against {against}, task by task", caption, frame(shown), frame(rows))
+        shown.append({**{{"env": "task"}.get(name, name): value for name, value in names.items()},
+                      f"difference to {against}": said(float(test.difference)),
+                      f"{LEVEL_NAME} interval": f"[{said(low)}, {said(high)}]", "p (Welch, Holm)": chance(holm),
+                      "p (permutation)": chance(shuffled), "P(better)": number(better)})  # fmt: skip
+    return rows, shown
 
 
 def raw_intervals(results: Results) -> Table:

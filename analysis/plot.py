@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from analysis.dataset import SCORE_EPISODES
+from analysis.folders import building
 from analysis.records import RecordError, Run, find_runs
 
 POINTS = 200  # per curve
@@ -123,15 +124,11 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
 
 def save(figure: Figure, out: Path) -> None:
     """The whole PNG, or what was there before."""
-    building = out.with_name(f".{out.name}.building")
-    try:
-        figure.savefig(building, dpi=110, format="png", metadata={"Software": None})
-        building.replace(out)
-    except OSError as error:
-        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
-    finally:
-        if building.exists():
-            building.unlink()
+    if out.suffix != ".png":
+        raise RecordError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
+    with building(out) as new:
+        figure.savefig(new / out.name, dpi=110, metadata={"Software": None})
+        (new / out.name).replace(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from analysis import findings, replicate
 from analysis.collect import collect
 from analysis.dataset import SCORE_EPISODES, Dataset, load, parts_of
 from analysis.figures import kinds, style
+from analysis.folders import building
 from analysis.page import Page, Picture, render
 from analysis.paper import published
 from analysis.records import RecordError
@@ -222,34 +223,28 @@ def chosen(dataset: Dataset, variants: Sequence[str] | None, tasks: Sequence[str
 
 def write(results: Results, title: str, options: argparse.Namespace, out: Path) -> None:
     """All files of the report, in a folder that holds nothing else afterwards."""
-    building = out.with_name(f".{out.name}.building")
-    try:
-        build(results, title, options, building)
+    with building(out) as new:
+        build(results, title, options, new)
         old = out.with_name(f".{out.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if out.exists():
             out.replace(old)
-        building.replace(out)
+        new.replace(out)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise RecordError(f"{out} cannot be written ({error.strerror or error}); what was there is kept") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
-def build(results: Results, title: str, options: argparse.Namespace, building: Path) -> None:
-    """All files of the report, in a new folder."""
-    shutil.rmtree(building, ignore_errors=True)
+def build(results: Results, title: str, options: argparse.Namespace, new: Path) -> None:
+    """All files of the report, in an empty folder."""
     for folder in ("tables", "figures"):
-        (building / folder).mkdir(parents=True)
+        (new / folder).mkdir()
     tables = list(findings.made(results))
     for table in tables:
         for ending, as_text in FORMATS.items():
-            (building / "tables" / f"{table.name}.{ending}").write_text(as_text(table))
+            (new / "tables" / f"{table.name}.{ending}").write_text(as_text(table))
     pictures = []
     for name, heading, caption, figure in kinds.made(results):
-        style.save(figure, building / "figures" / name)
-        pictures.append(Picture(name, heading, caption, building / "figures" / f"{name}.png"))
+        style.save(figure, new / "figures" / name)
+        pictures.append(Picture(name, heading, caption, new / "figures" / f"{name}.png"))
     page = Page(
         title=title,
         about=about(results),
@@ -261,8 +256,8 @@ def build(results: Results, title: str, options: argparse.Namespace, building: P
         commands=commands(results.dataset, options),
         provenance=provenance(results),
     )
-    (building / "index.html").write_text(render(page))
-    (building / "report.md").write_text(as_markdown(page))
+    (new / "index.html").write_text(render(page))
+    (new / "report.md").write_text(as_markdown(page))
 
 
 def about(results: Results) -> str:

@@ -137,6 +137,9 @@ def test_the_command_writes_a_picture_and_refuses_an_empty_folder(
 ) -> None:
     assert main([str(records), "--out", str(tmp_path / "curves.png")]) == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert main([str(records), "--out", str(tmp_path / "curves.pdf")]) == 2
+    assert "give a name that ends in .png" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 2
     assert capsys.readouterr().err.startswith("error: no run under")

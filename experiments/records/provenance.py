@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import distributions, packages_distributions, version
 from pathlib import Path
@@ -62,7 +63,6 @@ def task_code(config: "RunConfig") -> dict[str, dict[str, str | None]]:
     return {top: source(top, owners[top]) for top in sorted(owners.keys() - IN_CODE_ID)}
 
 
-@cache
 def source(top: str, module: str) -> dict[str, str | None]:
     """Digest of all Python files of a module or package, and its version; `module` stands for a package without a
     file of its own."""
@@ -74,8 +74,14 @@ def source(top: str, module: str) -> dict[str, str | None]:
         files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
         for each in files:
             digest.update(f"{each.relative_to(path.parent)}\n".encode() + each.read_bytes())
-    installed = packages_distributions().get(top)
+    installed = distributions_of().get(top)
     return {"sha256": digest.hexdigest() if file else None, "version": version(installed[0]) if installed else None}
+
+
+@cache
+def distributions_of() -> Mapping[str, list[str]]:
+    """Installed distributions by the package they hold; asking takes a tenth of a second."""
+    return packages_distributions()
 
 
 @cache

@@ -4,7 +4,6 @@ import errno
 import html.parser
 import io
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from invented import write
+from markdown_it import MarkdownIt
 from scipy import stats
 
 from analysis import collect, findings, report
@@ -279,11 +279,15 @@ def test_kinds_of_episodes_are_never_averaged_together(tmp_path: Path) -> None:
 EVIL = "![x](http://x/y.png) <b>a|b`c"
 
 
-def test_names_are_text_in_markdown(tmp_path: Path) -> None:
+def test_names_are_text_in_markdown() -> None:
+    """Read by another program, nothing but text comes of them, in the title, the caption and the cells."""
     table = Table("t", EVIL, EVIL, pd.DataFrame([{"variant": EVIL, "mean": "1"}]), pd.DataFrame())
-    for line in markdown(table).splitlines():
-        assert not re.search(r"(?<!\\)<b>|(?<!\\)\]\(", line)
-    assert len(re.split(r"(?<!\\)\|", markdown(table).splitlines()[4])) == 4  # two cells and the ends
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown(table))
+    inner = [each for token in tokens for each in token.children or []]
+    kinds = {token.type for token in (*tokens, *inner)}
+    assert not kinds & {"html_block", "html_inline", "image", "link_open", "code_inline"}
+    assert "".join(each.content for each in inner if each.type == "text").count(EVIL) == 3
+    assert sum(token.type == "td_open" for token in tokens) == 2
 
 
 def test_names_are_no_formulas_in_csv() -> None:
@@ -348,3 +352,14 @@ def test_a_reader_chooses_what_is_reported(tmp_path: Path, capsys: pytest.Captur
         assert report.main([str(folder), "--out", str(out), flag, "nothing"]) == 2
         said = capsys.readouterr().err
         assert flag in said and "nothing" in said and said.count("\n") == 1
+
+
+def test_seeds_that_were_numbered_are_said(dataset: Path) -> None:
+    whole = load(dataset)
+    for names, words in (
+        (["a"], "The seeds of 1 run were numbered"),
+        (["a", "b"], "The seeds of 2 runs were numbered"),
+    ):
+        found = Results(Dataset(whole.folder, whole.runs, {**whole.note, "numbered": names}))
+        assert [line for line in report.doubts(found) if line.startswith(words)]
+    assert not [line for line in report.doubts(Results(whole)) if "numbered" in line]

@@ -219,10 +219,13 @@ def test_records_in_a_forbidden_folder_are_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """A checkpoint is 0.4 MB here: one or two of them fit, the next does not."""
-    overrides = ("profile.hidden_sizes=[128,128]", "env_steps=512", "checkpoint_seconds=0", "tracking=none")
+    overrides = ("profile.hidden_sizes=[128,128]", "env_steps=512", "checkpoint_seconds=0")
     with mounted(tmp_path / "disk", "size=1200k") as disk:
         done = train(disk / "records", *overrides)
-        assert_refused(done, "the disk is full", "the last checkpoint is intact")
+        assert done.returncode == 2
+        refused, *of_mirror = done.stderr.splitlines()
+        assert refused.startswith("error: the disk is full") and "the last checkpoint is intact" in refused
+        assert all(line.startswith("W&B mirror: ") for line in of_mirror), "no other word, and none of a failed run"
         folder = run_folder(disk / "records")
         head = json.loads((folder / "config.json").read_text())
         newest = checkpoint.iterations_in(folder / "attempt-1")[0]

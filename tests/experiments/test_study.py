@@ -294,8 +294,10 @@ def test_what_is_queued_is_not_submitted_twice_unless_the_code_is_another(tiny: 
 
 @pytest.mark.usefixtures("slurm")
 def test_the_job_that_follows_up_finds_the_parts_from_where_it_begins(tiny: Path) -> None:
-    (tiny / "parts/a/b").mkdir(parents=True)
-    pd.DataFrame({"run_id": ["r"], "code_id": ["c"]}).to_parquet(tiny / "parts/a/b/runs.parquet")
+    part = tiny / "parts" / "CartPole-v1" / "plain.s0-0"
+    part.mkdir(parents=True)
+    (part / "dataset.json").write_text("{}")
+    pd.DataFrame({"run_id": ["r"], "code_id": ["c"]}).to_parquet(part / "runs.parquet")
     near = f"parts={os.path.relpath(tiny / 'parts')}"
     assert launch(tiny, *QUEUED, "cluster.follow_up=1", near).returncode == 0
     (frozen,) = launches_of(tiny / "records/studies/tiny")

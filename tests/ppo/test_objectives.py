@@ -149,7 +149,7 @@ def test_a_declaration_that_does_not_hold_is_refused_where_it_stands():
         Objective("nothing")
     with pytest.raises(TypeError, match="objective odd reads ratios: neither one of advantage, ratio"):
         check_reads(Objective("odd", lambda ratios, advantage: ratios * advantage))
-    with pytest.raises(TypeError, match="objective odd reads epsilon: .* a setting of its own with per_run=True"):
+    with pytest.raises(TypeError, match=r"objective odd reads epsilon: .* a setting of its own with per_run=True"):
         check_reads(Objective("odd", clip, (shared,)))
     check_reads(Objective("odd", clip, (Setting("epsilon", "of a run", "above 0", per_run=True),)))
     with pytest.raises(TypeError, match="the setting epsilon is declared in two ways"):
