@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 
 from experiments.benchmark import TABLE_1
 from experiments.compose import NamedRun, build
+from experiments.records import record
 from experiments.records.record import PROMISED, Record
 from experiments.runner import Outcome, Watcher, train_runs
 from ppo.config import Algo, Env, Profile, RunConfig
@@ -102,3 +104,18 @@ def undisturbed(tmp_path: Path) -> Any:
         return promised(runs, tmp_path / "undisturbed")
 
     return train_them
+
+
+@contextmanager
+def killed_before(done: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, whoever would write this done.json is killed just before."""
+    original = record.create_once
+
+    def dies(path: Path, content: bytes) -> bool:
+        if path == done:
+            raise Killed
+        return original(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(record, "create_once", dies)
+        yield

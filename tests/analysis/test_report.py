@@ -356,10 +356,7 @@ def test_a_reader_chooses_what_is_reported(tmp_path: Path, capsys: pytest.Captur
 
 def test_seeds_that_were_numbered_are_said(dataset: Path) -> None:
     whole = load(dataset)
-    for names, words in (
-        (["a"], "The seeds of 1 run were numbered"),
-        (["a", "b"], "The seeds of 2 runs were numbered"),
-    ):
-        found = Results(Dataset(whole.folder, whole.runs, {**whole.note, "numbered": names}))
-        assert [line for line in report.doubts(found) if line.startswith(words)]
+    for names, runs in ((["a"], "1 run"), (["a", "b"], "2 runs")):
+        found = Results(replace(whole, note={**whole.note, "numbered": names}))
+        assert [line for line in report.doubts(found) if line.startswith(f"The seeds of {runs} were numbered")]
     assert not [line for line in report.doubts(Results(whole)) if "numbered" in line]

@@ -333,3 +333,8 @@ def copied(records: Path, to: Path) -> tuple[Path, list[Path]]:
 def assert_key_is_in_no_file(records: Path) -> None:
     for path in records.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+def ending(records: Path) -> str:
+    """How a mirror's log says that its runs ended: '2 complete'."""
+    return (records / "wandb" / "mirror.log").read_text().splitlines()[-1].rpartition(": ")[2]

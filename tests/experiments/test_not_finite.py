@@ -13,7 +13,7 @@ import pytest
 from experiments.cluster import worker
 from experiments.cluster.progress import Progress
 from experiments.cluster.standing import COMPLETE, standing
-from experiments.records import checkpoint, record
+from experiments.records import checkpoint
 from experiments.records.record import Record
 from experiments.runner import train_runs
 from experiments.status import STATES
@@ -21,7 +21,7 @@ from ppo.config import RunConfig
 from ppo.environments import TaskError
 from ppo.pack import Pack
 from ppo.rollout import collect
-from tests.conftest import Killed, named, promised, small_run, train
+from tests.conftest import killed_before, named, promised, small_run, train
 
 TASK = "TestFaulty-v0"
 
@@ -132,17 +132,8 @@ def test_a_kill_before_done_loses_no_reason(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Faulty, "bad", "observation")
     (_, odd) = runs()
     doomed = Record(tmp_path, *named([odd])).folder / "done.json"
-    original = record.create_once
-
-    def dies(path: Path, content: bytes) -> bool:
-        if path == doomed:
-            raise Killed
-        return original(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(record, "create_once", dies)
-        with pytest.raises(Killed):
-            train([odd], tmp_path)
+    with killed_before(doomed, monkeypatch):
+        train([odd], tmp_path)
     monkeypatch.setattr(Faulty, "bad", "")  # what a replay cannot see again: the checkpoint knows
     content = checkpoint.load(checkpoint.path_of(doomed.parent / "attempt-1", 1), {})
     assert content["state"]["not_finite"] == {"quantity": "observations", "env_step": 13}

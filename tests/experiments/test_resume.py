@@ -16,13 +16,13 @@ import pytest
 
 from analysis.sources.records import Broken, read_run
 from experiments.cluster.progress import Progress
-from experiments.records import checkpoint, record
+from experiments.records import checkpoint
 from experiments.records.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs
 from experiments.trace import ALGOS
 from ppo.config import Algo, RunConfig
 from ppo.refusals import UserError
-from tests.conftest import ROOT, ROWS, Killed, named, promised, small_run, train
+from tests.conftest import ROOT, ROWS, Killed, killed_before, named, promised, small_run, train
 
 
 def three_runs(**changes: Any) -> list[RunConfig]:
@@ -93,17 +93,8 @@ def test_a_kill_between_the_last_checkpoint_and_done_changes_no_byte(
     runs = three_runs()
     runs[member] = replace(runs[member], profile=replace(runs[member].profile, stepsize=stepsize))
     doomed = Record(tmp_path, *named([runs[member]])).folder / "done.json"
-    original = record.create_once
-
-    def dies(path: Path, content: bytes) -> bool:
-        if path == doomed:
-            raise Killed
-        return original(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(record, "create_once", dies)
-        with pytest.raises(Killed):
-            train(runs, tmp_path)
+    with killed_before(doomed, monkeypatch):
+        train(runs, tmp_path)
     train(runs, tmp_path)
     assert promised(runs, tmp_path) == undisturbed(runs)
 

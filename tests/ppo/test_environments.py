@@ -7,8 +7,6 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import ppo.environments
 from ppo.config import Algo, Env, Profile, RunConfig
@@ -16,12 +14,12 @@ from ppo.environments import Environments, TaskError
 from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.rollout import Episode, collect
+from tests.ppo.own_tasks import BACKENDS, Counter, registry, uniform
 
 pytest.importorskip("envpool")
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")
 
 # Episodes per run and backend for the comparison of returns, of 8 runs: few where an episode has 1000 env steps.
-BACKENDS = ("envpool", "gymnasium")
 TASKS = {
     "HalfCheetah-v4": 3,
     "Hopper-v4": 40,
@@ -48,14 +46,6 @@ def state_of(env_id: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         case "Reacher":  # angles as cosines and sines, target, velocities; the target stands still
             return np.r_[np.arctan2(x[2:4], x[:2]), x[4:6]], np.r_[x[6:8], 0.0, 0.0]
     raise AssertionError(env_id)
-
-
-def uniform(rng: np.random.Generator, environments: Environments, times: float = 1.0) -> np.ndarray:
-    """Random actions for all runs, up to `times` the bounds."""
-    spaces, runs = environments.spaces, len(environments.ids)
-    if spaces.discrete:
-        return rng.integers(spaces.action_size, size=runs)
-    return times * rng.uniform(spaces.low, spaces.high, (runs, spaces.action_size))
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -108,76 +98,6 @@ def test_random_returns_and_lengths_agree_between_the_backends(env_id: str) -> N
     assert (np.abs(difference) <= 4 * error).all(), f"return and length differ by {difference}, error {error}"
 
 
-def advance(environments: Environments, rng: np.random.Generator, steps: int, reset_chance: float = 0.0) -> list:
-    """Steps with resets where episodes end, and now and then elsewhere; returns all that was seen."""
-    seen = []
-    for _ in range(steps):
-        rewards, terminated, truncated = environments.step(uniform(rng, environments))
-        seen += [rewards, terminated, truncated, environments.observations.copy()]
-        over = np.flatnonzero(terminated | truncated | (rng.random(len(environments.ids)) < reset_chance))
-        if over.size:
-            environments.reset(over)
-            seen.append(environments.observations.copy())
-    environments.forget()
-    return seen
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("env_id", ["Hopper-v4", "CartPole-v1", "Pendulum-v1", "Reacher-v4"])
-@given(steps=st.integers(0, 120), seed=st.integers(0, 2**31 - 1))
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
-def test_a_pack_rebuilt_by_replay_goes_on_with_the_same_bits(env_id: str, backend: str, steps: int, seed: int) -> None:
-    seeds = [seed, 7, 123456]
-    original = Environments(Env(env_id), backend, seeds)
-    original.reset()
-    advance(original, np.random.default_rng(seed), steps, reset_chance=0.03)
-    states = [original.state_dict(run) for run in range(3)]
-
-    rebuilt = Environments(Env(env_id), backend, seeds)
-    rebuilt.load_state_dicts(states)
-    np.testing.assert_array_equal(rebuilt.observations, original.observations)
-    for ours, theirs in zip(
-        advance(rebuilt, np.random.default_rng(2), 20), advance(original, np.random.default_rng(2), 20), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    for run in range(3):
-        np.testing.assert_equal(rebuilt.state_dict(run), original.state_dict(run))
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_replay_keeps_the_time_limit_where_it_was(backend: str) -> None:
-    original = Environments(Env("Reacher-v4"), backend, [1, 2])
-    original.reset()
-    rng = np.random.default_rng(0)
-    advance(original, rng, 10)
-    original.reset(np.array([1]))  # its time limit is now 10 steps later
-    advance(original, rng, 35)
-    rebuilt = Environments(Env("Reacher-v4"), backend, [1, 2])
-    rebuilt.load_state_dicts([original.state_dict(run) for run in range(2)])
-    truncated = np.array([rebuilt.step(uniform(rng, rebuilt))[2] for _ in range(5)])
-    assert truncated[:, 0].tolist() == [False] * 4 + [True]
-    assert not truncated[:, 1].any()
-
-
-def test_runs_of_one_pack_resume_from_different_histories() -> None:
-    """One member just reset, one deep in its third episode, one in its first."""
-    original = Environments(Env("Hopper-v4"), "envpool", [1, 2, 3])
-    original.reset()
-    for step in range(12):
-        original.step(np.full((3, 3), 0.1 * step - 0.5))
-        if step in (2, 6):
-            original.reset(np.array([1]))
-    original.reset(np.array([0]))
-    states = [original.state_dict(run) for run in range(3)]
-    assert [state["resets"] for state in states] == [2, 3, 1]
-    assert [len(state["actions"]) for state in states] == [0, 5, 12]
-    rebuilt = Environments(Env("Hopper-v4"), "envpool", [1, 2, 3])
-    rebuilt.load_state_dicts(states)
-    rewards = [environments.step(np.zeros((3, 3)))[0] for environments in (original, rebuilt)]
-    np.testing.assert_array_equal(*rewards)
-    np.testing.assert_array_equal(rebuilt.observations, original.observations)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "Hopper-v4", "CartPole-v1"])
 def test_each_environment_of_a_pack_is_the_one_it_would_be_alone(env_id: str, backend: str) -> None:
@@ -199,137 +119,6 @@ def test_each_environment_of_a_pack_is_the_one_it_would_be_alone(env_id: str, ba
             for run in over:
                 alone[run].reset()
                 np.testing.assert_array_equal(alone[run].observations[0], pack.observations[run])
-
-
-class Counter(gymnasium.Env):
-    """Observes (episode, step); the reward is the step. Odd episodes terminate after 3 steps."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-    action_space = gymnasium.spaces.Discrete(2)
-    wobble = False  # a reward-free draw from np_random in every step
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if seed is not None:
-            self.episode = seed % 2
-        self.episode, self.steps = self.episode + 1, 0
-        return self._observation(), {}
-
-    def step(self, action):
-        self.steps += 1
-        return self._observation(), float(self.steps), self.episode % 2 == 1 and self.steps == 3, False, {}
-
-    def _observation(self):
-        return np.array([self.episode, self.steps + (self.np_random.random() if self.wobble else 0)], dtype=np.float64)
-
-
-class Wobbly(Counter):
-    wobble = True
-
-
-class Noisy(Counter):
-    """Draws what its observations do not show."""
-
-    def step(self, action):
-        self.np_random.random()
-        return super().step(action)
-
-
-class Lifelong(Counter):
-    """Rewards by how many steps it ever took, as a bonus that decays."""
-
-    taken = 0
-
-    def step(self, action):
-        self.taken += 1
-        observation, _, *rest = super().step(action)
-        return observation, float(self.taken), *rest
-
-
-class OwnDice(Counter):
-    """Draws from a generator that no seed reaches, and shows it in no observation or reward."""
-
-    def __init__(self):
-        self.dice = np.random.default_rng(0)
-
-    def step(self, action):
-        self.dice.random()
-        return super().step(action)
-
-
-class Fitful(Counter):
-    """Shows in its rewards what it draws from a generator that cannot be found."""
-
-    def __init__(self):
-        self.dice = [np.random.default_rng(0)]
-
-    def step(self, action):
-        observation, reward, *rest = super().step(action)
-        return observation, reward + self.dice[0].random(), *rest
-
-
-OURS = {
-    "TestCounter-v0": Counter,
-    "TestWobbly-v0": Wobbly,
-    "TestNoisy-v0": Noisy,
-    "TestLifelong-v0": Lifelong,
-    "TestOwnDice-v0": OwnDice,
-    "TestFitful-v0": Fitful,
-    "TestScaled-v0": lambda: gymnasium.wrappers.NormalizeReward(Counter()),
-}
-
-
-@pytest.fixture
-def registered():
-    """Counter with a time limit of 5 steps, and its siblings whose steps draw randomness."""
-    for name, env in OURS.items():
-        gymnasium.register(name, env, max_episode_steps=5, disable_env_checker=True)
-    yield
-    for name in OURS:
-        del gymnasium.registry[name]
-
-
-@pytest.mark.parametrize("steps", [10, 13])
-@pytest.mark.parametrize("name", ["TestWobbly-v0", "TestNoisy-v0"])
-def test_an_environment_that_draws_randomness_in_step_is_refused_by_name(registered, name: str, steps: int) -> None:
-    """Also where no observation shows it, as right after a reset."""
-    original = Environments(Env(name), "gymnasium", [3])
-    original.reset()
-    advance(original, np.random.default_rng(0), steps)
-    with pytest.raises(UserError, match=rf"{name} does not replay.*randomness in step"):
-        Environments(Env(name), "gymnasium", [3]).load_state_dicts([original.state_dict(0)])
-
-
-@pytest.mark.parametrize("steps", [8, 10, 13])
-@pytest.mark.parametrize("name", ["TestScaled-v0", "TestLifelong-v0", "TestOwnDice-v0", "TestFitful-v0"])
-def test_what_an_environment_remembers_of_earlier_episodes_is_refused_by_name(registered, name: str, steps: int):
-    """Observations and the seeded generator are as before; 8 and 13 steps are right after a reset."""
-    original = Environments(Env(name), "gymnasium", [3])
-    original.reset()
-    advance(original, np.random.default_rng(0), steps)
-    state = original.state_dict(0)
-    with pytest.raises(UserError, match=rf"{name} does not replay.*rewards or its generators.*earlier episodes"):
-        Environments(Env(name), "gymnasium", [3]).load_state_dicts([state])
-    older = {key: state[key] for key in ("resets", "actions", "observation_sha256")}  # of code without the proof
-    Environments(Env(name), "gymnasium", [3]).load_state_dicts([older])
-
-
-@pytest.mark.parametrize("steps", [4, 8, 10, 13])
-def test_states_of_older_code_replay_as_ever_and_the_next_ones_are_whole(registered, steps: int) -> None:
-    seeds = [3, 2]
-    original = Environments(Env("TestCounter-v0"), "gymnasium", seeds)
-    original.reset()
-    rng = np.random.default_rng(0)
-    advance(original, rng, steps)
-    states = [original.state_dict(row) for row in range(2)]
-    for kept in (states, [{name: s[name] for name in ("resets", "actions", "observation_sha256")} for s in states]):
-        rebuilt = Environments(Env("TestCounter-v0"), "gymnasium", seeds)
-        rebuilt.load_state_dicts(kept)
-        again = Environments(Env("TestCounter-v0"), "gymnasium", seeds)
-        again.load_state_dicts([rebuilt.state_dict(row) for row in range(2)])
-        for ours, theirs in zip(advance(again, np.random.default_rng(2), 9),
-                                advance(rebuilt, np.random.default_rng(2), 9), strict=True):  # fmt: skip
-            np.testing.assert_array_equal(ours, theirs)
 
 
 class Strict(gymnasium.Env):
@@ -435,6 +224,12 @@ def test_why_a_backend_cannot_be_loaded_is_said(error: Exception, words: str, mo
     monkeypatch.setitem(ppo.environments.BACKENDS, "envpool", lambda *_: __import__("no_such_backend"))
     with pytest.raises(UserError, match="backend=envpool: No module named 'no_such_backend'; install it"):
         Environments(Env("Hopper-v4"), "envpool", [0])
+
+
+@pytest.fixture
+def registered():
+    with registry():
+        yield
 
 
 @pytest.mark.parametrize("actors", [1, 3])
