@@ -158,10 +158,7 @@ def refuse_another_name(folder: Path, head: Mapping[str, Any]) -> None:
     agree = (
         named["run_id"] == head["run_id"],
         named["seed"] == str(config["seed"]),
-        re.fullmatch(
-            rf"{re.escape(env)}(?:-\d+)?-{re.escape(head.get('label') or label_of(config['algo']))}", named["cell"]
-        )
-        is not None,
+        re.sub(rf"^{re.escape(env)}(-\d+)?-", "", named["cell"]) in labels_of(config["algo"]),
         not re.fullmatch("[0-9a-f]{12}", place.parent.name) or place.parent.name == head["code_id"],
     )
     for what, agrees in zip(("run id", "seed", "task or variant", "code id"), agree, strict=True):
@@ -203,13 +200,10 @@ def refuse_other_results(folder: Path, done: Mapping[str, Any], iterations: pa.T
         raise Broken(f"{folder}/done.json has score {done['score']}, and the episodes give {score}: one was altered")
 
 
-def label_of(algo: Mapping[str, Any]) -> str:
-    """The objective with its setting, as the names of folders have it."""
-    if algo["objective"] == "clip":
-        setting = algo["epsilon"]
-    else:
-        setting = algo.get("kl_target") or algo.get("beta") or algo.get("delta")
-    return str(algo["objective"]) if setting is None else f"{algo['objective']}_{setting:g}"
+def labels_of(algo: Mapping[str, Any]) -> set[str]:
+    """What a run of these settings may be called: its objective, alone or with the value of one of its settings."""
+    numbers = [value for value in algo.values() if isinstance(value, int | float)]
+    return {algo["objective"], *(f"{algo['objective']}_{value:g}" for value in numbers)}
 
 
 def not_finite_in(done: Mapping[str, Any]) -> str:

@@ -191,8 +191,9 @@ def test_runs_that_only_parts_hold_are_refused(records: Path, filmed: Any, tmp_p
     """They are done, and their networks are gone."""
     copy = shutil.copytree(records, tmp_path / "records")
     folder = run_of(copy, "CartPole-v1", "gae_0")
-    cell = tmp_path / "parts" / "CartPole-v1" / "gae_0"
+    cell = tmp_path / "parts" / "CartPole-v1" / "gae_0.s0-0"
     cell.mkdir(parents=True)
+    (cell / "dataset.json").write_text("{}")
     held = pd.DataFrame({"run_id": [folder.name.rpartition("-")[2]], "code_id": [folder.parent.name]})
     held.to_parquet(cell / "runs.parquet")
     study = copy / "studies/tiny/study.json"

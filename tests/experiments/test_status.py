@@ -126,8 +126,9 @@ def test_runs_that_parts_hold_are_done_and_what_folders_tell_stands(study: Path)
     """A done, a diverged, a failed and a missing run, all in the parts; and one there by other code."""
     parts = study.parent / "parts"
     for place, (row, code) in enumerate([(0, code_id()), (1, code_id()), (5, code_id()), (6, code_id()), (4, "other")]):
-        cell = parts / "CartPole-v1" / str(place)
+        cell = parts / "CartPole-v1" / f"clip.s{place}-{place}"
         cell.mkdir(parents=True)
+        (cell / "dataset.json").write_text("{}")
         pd.DataFrame({"run_id": [RUNS[row].run_id], "code_id": [code]}).to_parquet(cell / "runs.parquet")
     (study / "study.json").write_bytes(as_json({"code_id": code_id(), "parts": str(parts)}))
     stands = [stand for _, stand in look(study)]
