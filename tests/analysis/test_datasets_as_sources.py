@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tools_read import broken, read_one, rows_of
 
-from analysis import collect
+from analysis import atari, collect, report
 from analysis.dataset import load, parts_of
 from analysis.records import RecordError
 
@@ -73,3 +73,20 @@ def test_an_evaluation_before_training_is_no_step_back(tmp_path: Path) -> None:
 
 def test_a_setting_of_null_is_as_good_as_absent() -> None:
     assert collect.settings(json.dumps({"algo": {"a": 1, "b": None}})) == collect.settings('{"algo": {"a": 1}}')
+
+
+def test_a_page_of_a_folder_of_records_is_the_same_the_second_time(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first call leaves a dataset in the folder, which the second must not take for the runs."""
+    pages, sentences = [], []
+    for number in range(2):
+        out = tmp_path / f"page{number}"
+        assert report.main([str(records), "--records", str(records), "--out", str(out), "--missing", "mark"]) == 0
+        pages.append((out / "report.md").read_text().partition("\n")[2])
+        capsys.readouterr()
+        assert atari.main([str(records), "--records", str(records), "--out", str(tmp_path / "atari")]) == 2
+        sentences.append(capsys.readouterr().err)
+    assert any((records / "datasets").glob("*/dataset.json")), "it is there to be mistaken"
+    assert pages[0] == pages[1]
+    assert sentences[0] == sentences[1] and sentences[0].count("\n") == 1 and "Traceback" not in sentences[0]
