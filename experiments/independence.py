@@ -27,21 +27,22 @@ def leaks(runs: Mapping[str, RunConfig], lines: Lines, collect: Collect) -> list
     `runs`."""
     found = []
     for pack in packs_of(runs):
-        ours = {key: quantities for key, quantities in lines.items() if key[0] in pack}
         first = next(iter(pack))
-        trained = [(only(collect(mixed(pack)), pack), "beside other seeds")]
+        trained = [(collect(mixed(pack)), "beside other seeds")]
         if len(pack) > 1:
             trained.append((collect({first: pack[first]}), "alone"))
-        for here, how in trained:
-            there = {key: ours[key] for key in here}
+        for found_here, how in trained:
+            there, here = common(lines, found_here)
             if differing := compare(there, here, ("its pack of one seed", how)):
                 found.append(f"{how}, a run is another: {differing[0]}{culprit(pack, there, here, collect)}")
                 break
     return found
 
 
-def only(lines: Lines, runs: Mapping[str, RunConfig]) -> Lines:
-    return {key: quantities for key, quantities in lines.items() if key[0] in runs}
+def common(one: Lines, other: Lines) -> tuple[Lines, Lines]:
+    """Both, of the runs that both have and as far as both go: a pack ends when all in it have diverged."""
+    keys = one.keys() & other.keys()
+    return {key: one[key] for key in keys}, {key: other[key] for key in keys}
 
 
 def culprit(pack: Mapping[str, RunConfig], there: Lines, here: Lines, collect: Collect) -> str:
@@ -49,6 +50,8 @@ def culprit(pack: Mapping[str, RunConfig], there: Lines, here: Lines, collect: C
     disturbed = min(name for name, number in there if there[name, number] != here[name, number])
     alone = collect({disturbed: pack[disturbed]})
     for name, run in mixed(pack).items():
-        if name != disturbed and only(collect({name: run, disturbed: pack[disturbed]}), {disturbed: run}) != alone:
-            return f"; {name} disturbs {disturbed}"
+        if name != disturbed:
+            here_too, there_too = common(alone, collect({name: run, disturbed: pack[disturbed]}))
+            if here_too != there_too:
+                return f"; {name} disturbs {disturbed}"
     return ""

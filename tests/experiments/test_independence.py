@@ -1,6 +1,7 @@
 """A run that changes with its mates is a leak, and both are named; a run that does not is none."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,23 @@ def found() -> list[str]:
 
 def test_runs_that_stay_themselves_leak_nothing() -> None:
     assert found() == []
+
+
+def test_runs_that_diverge_before_their_mates_leak_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone its pack ends with it; beside a run that lives, it is traced on."""
+    wild = {name: replace(run, profile=replace(PROFILE, stepsize=1e37)) for name, run in RUNS.items()}
+    original = trace.collect
+    seeds = {0: 1e37, 1: 1e-2}
+
+    def collect(runs: dict[str, RunConfig]) -> Any:
+        tamed = {
+            name: replace(run, profile=replace(run.profile, stepsize=seeds[run.seed])) for name, run in runs.items()
+        }
+        return original(tamed)
+
+    lines = collect(wild)
+    assert max(number for _, number in lines) < 3, "all of them died"
+    assert leaks(wild, lines, collect) == []
 
 
 def noise_of_the_first(original: Callable[..., Any]) -> Callable[..., Any]:
