@@ -59,9 +59,9 @@ def checkout(name: str, work: Path) -> Path:
 
 
 def trace(folder: Path) -> str:
-    """What the exact trace says of the bug in a checkout."""
+    """What the exact trace says first of the bug in a checkout: which run and which quantity part, and how many runs."""
     said = called(folder, "experiments.trace", "--against", "HEAD~1")[1]
-    return " ".join(said.splitlines()[1:])  # after the line that names both sides
+    return said.splitlines()[1]  # after the line that names both sides
 
 
 def traces_of_today() -> None:
