@@ -26,10 +26,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.cluster.launch import freeze_launch
 from experiments.compose import CONF, NamedRun, check_arguments, check_first, fitted, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
+from experiments.jobs.launch import freeze_launch
 from experiments.manifest import expand, freeze, study_of
 from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.cluster.launch import launches_of
-from experiments.cluster.slurm import ask, noted_follow_up, queue, reconcile, surroundings
 from experiments.files import carried_out, read_json
+from experiments.jobs.launch import launches_of
+from experiments.jobs.slurm import ask, noted_follow_up, queue, reconcile, surroundings
 from experiments.records.claims import live_owners
 from experiments.status import study_folder
 

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.cluster.launch import launches_of
 from experiments.files import carried_out
+from experiments.jobs.launch import launches_of
 from experiments.manifest import read_manifest
 from experiments.records.find import find_run
 from ppo.refusals import UserError

@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.cluster.progress import Progress
 from experiments.compose import NamedRun
 from experiments.files import read_json
 from experiments.identity import code_id, run_id
+from experiments.jobs.progress import Progress
 from experiments.manifest import config_from
 from experiments.records.find import find_run
 from experiments.records.provenance import task_code

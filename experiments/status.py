@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.cluster.launch import Launch, launches_of
-from experiments.cluster.slurm import Queued, Silent, in_queue
-from experiments.cluster.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
 from experiments.files import carried_out, read_json
+from experiments.jobs.launch import Launch, launches_of
+from experiments.jobs.slurm import Queued, Silent, in_queue
+from experiments.jobs.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
 from experiments.manifest import Entry, read_manifest
 from ppo.refusals import UserError, near_matches
 

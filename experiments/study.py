@@ -21,16 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from experiments.choices import names_in
-from experiments.cluster.dry_run import cost, describe, scripts
-from experiments.cluster.launch import Task, freeze_launch
-from experiments.cluster.local import Local, Pool
-from experiments.cluster.packs import Calibration, PlannedPack, plan
-from experiments.cluster.site import Slurm
-from experiments.cluster.slurm import Silent, in_queue, site_array_size, submit
-from experiments.cluster.standing import COMPLETE, kept_as_done, runs_in, standings
 from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
+from experiments.jobs.dry_run import cost, describe, scripts
+from experiments.jobs.launch import Task, freeze_launch
+from experiments.jobs.local import Local, Pool
+from experiments.jobs.packs import Calibration, PlannedPack, plan
+from experiments.jobs.site import Slurm
+from experiments.jobs.slurm import Silent, in_queue, site_array_size, submit
+from experiments.jobs.standing import COMPLETE, kept_as_done, runs_in, standings
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained

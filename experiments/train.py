@@ -12,8 +12,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.cluster.progress import Progress
 from experiments.compose import build, check_arguments, check_first, fitted, folder_of, runs_of
+from experiments.jobs.progress import Progress
 from experiments.records.record import Record
 from experiments.runner import Interrupted, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.cluster import worker
 from experiments.files import create_once
 from experiments.identity import code_id
+from experiments.jobs import worker
 from experiments.records import checkpoint
 from experiments.runner import explained
 from ppo.refusals import UserError

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.cluster.launch import Launch, freeze_launch, snapshot
-from experiments.cluster.local import Pool
-from experiments.cluster.packs import PlannedPack
-from experiments.cluster.standing import standings
 from experiments.files import as_json, read_json
 from experiments.identity import code_id
+from experiments.jobs.launch import Launch, freeze_launch, snapshot
+from experiments.jobs.local import Pool
+from experiments.jobs.packs import PlannedPack
+from experiments.jobs.standing import standings
 from experiments.manifest import freeze
 from experiments.records.provenance import ROOT
 from tests.conftest import promised, small_run, train

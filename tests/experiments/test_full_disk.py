@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from experiments import sync
-from experiments.cluster import slurm
-from experiments.cluster.launch import Launch, freeze_launch
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
+from experiments.jobs import slurm
+from experiments.jobs.launch import Launch, freeze_launch
 from experiments.manifest import freeze
 from experiments.records.claims import Taken, claim_all
 from tests.conftest import ROOT, small_run, train

@@ -329,7 +329,7 @@ TRAINS = """
 import sys
 from pathlib import Path
 from tests.conftest import small_run, train
-import experiments.train, experiments.cluster.worker
+import experiments.train, experiments.jobs.worker
 train([small_run(0, 1)], Path(sys.argv[1]))
 assert "torch" in sys.modules
 assert not [name for name in sys.modules if name.partition(".")[0] == "wandb"]

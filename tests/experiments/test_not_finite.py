@@ -10,9 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from experiments.cluster import worker
-from experiments.cluster.progress import Progress
-from experiments.cluster.standing import COMPLETE, standing
+from experiments.jobs import worker
+from experiments.jobs.progress import Progress
+from experiments.jobs.standing import COMPLETE, standing
 from experiments.records import checkpoint
 from experiments.records.record import Record
 from experiments.runner import train_runs

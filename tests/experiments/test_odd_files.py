@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from experiments.cluster.launch import freeze_launch, launches_of
-from experiments.cluster.standing import Standing
-from experiments.cluster.task import Supervisor
 from experiments.files import as_json
 from experiments.identity import code_id
+from experiments.jobs.launch import freeze_launch, launches_of
+from experiments.jobs.standing import Standing
+from experiments.jobs.task import Supervisor
 from experiments.manifest import freeze
 from experiments.records.claims import owner
 from experiments.records.record import Attempt, Record

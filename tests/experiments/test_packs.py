@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.cluster import packs as packs_module
-from experiments.cluster.dry_run import makespan
-from experiments.cluster.packs import Calibration, even, plan, seconds_per_step
 from experiments.compose import NamedRun
 from experiments.identity import run_id
+from experiments.jobs import packs as packs_module
+from experiments.jobs.dry_run import makespan
+from experiments.jobs.packs import Calibration, even, plan, seconds_per_step
 from experiments.manifest import Entry
 from ppo.config import Algo, pack_key
 from ppo.refusals import UserError

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from analysis.sources.records import Broken, read_run
-from experiments.cluster.progress import Progress
+from experiments.jobs.progress import Progress
 from experiments.records import checkpoint
 from experiments.records.record import Attempt, Record
 from experiments.runner import Interrupted, Watcher, train_runs

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from experiments.cluster import slurm
-from experiments.cluster.launch import Launch
-from experiments.cluster.site import Slurm
-from experiments.cluster.slurm import Part, array_script, follow_up_script, parts_of
 from experiments.files import as_json
+from experiments.jobs import slurm
+from experiments.jobs.launch import Launch
+from experiments.jobs.site import Slurm
+from experiments.jobs.slurm import Part, array_script, follow_up_script, parts_of
 from ppo.refusals import UserError
 from tests.conftest import ROOT
 
@@ -78,7 +78,7 @@ def test_bash_and_sbatch_read_odd_paths_as_they_are(tmp_path: Path) -> None:
         "--cpus-per-task=3",
         "/my python's/bin/python",
         "-m",
-        "experiments.cluster.task",
+        "experiments.jobs.task",
         str(launch.folder),
         "1002",
     ]

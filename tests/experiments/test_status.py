@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 
 from experiments.cancel import cancel
-from experiments.cluster import slurm
-from experiments.cluster.launch import freeze_launch
-from experiments.cluster.slurm import Queued
-from experiments.cluster.standing import Standing, reached
 from experiments.files import as_json, read_json
 from experiments.identity import code_id
+from experiments.jobs import slurm
+from experiments.jobs.launch import freeze_launch
+from experiments.jobs.slurm import Queued
+from experiments.jobs.standing import Standing, reached
 from experiments.logs import logs_meant, logs_of
 from experiments.manifest import Entry, freeze
 from experiments.records.claims import owner

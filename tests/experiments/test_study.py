@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from hydra import initialize_config_dir
 
-from experiments.cluster.launch import launches_of
 from experiments.compose import CONF
 from experiments.files import as_json, read_json
+from experiments.jobs.launch import launches_of
 from experiments.manifest import Entry, Study, expand, freeze, read_manifest
 from experiments.records.provenance import ROOT
 from experiments.status import look

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-from experiments.cluster.task import FAILED
+from experiments.jobs.task import FAILED
 from slurm.submitted import Submitted, exit_code
 
 CURSE = """\

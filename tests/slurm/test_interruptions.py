@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.cluster.task import AGAIN, ELSEWHERE
+from experiments.jobs.task import AGAIN, ELSEWHERE
 from slurm.submitted import Submitted, alive, dev_cluster, eventually, exit_code, has, parent_of, slurm
 
 Make = Callable[..., Submitted]

@@ -20,4 +20,4 @@
 module load cuda/12.4
 export NOTE="it's \"here\""
 cd /shared/records/studies/table1/code/0123456789ab || exit
-exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" /home/me/ppo/.venv/bin/python -m experiments.cluster.task /shared/records/studies/table1/launches/3 "$((SLURM_ARRAY_TASK_ID + 1001))"
+exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" /home/me/ppo/.venv/bin/python -m experiments.jobs.task /shared/records/studies/table1/launches/3 "$((SLURM_ARRAY_TASK_ID + 1001))"

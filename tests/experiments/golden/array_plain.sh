@@ -12,4 +12,4 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 cd /shared/records/studies/table1/code/0123456789ab || exit
-exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" /home/me/ppo/.venv/bin/python -m experiments.cluster.task /shared/records/studies/table1/launches/3 "$SLURM_ARRAY_TASK_ID"
+exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" /home/me/ppo/.venv/bin/python -m experiments.jobs.task /shared/records/studies/table1/launches/3 "$SLURM_ARRAY_TASK_ID"

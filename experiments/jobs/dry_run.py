@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from experiments.cluster.launch import Launch
-from experiments.cluster.packs import PlannedPack
-from experiments.cluster.progress import clock
-from experiments.cluster.site import Slurm
-from experiments.cluster.slurm import array_script, parts_of
+from experiments.jobs.launch import Launch
+from experiments.jobs.packs import PlannedPack
+from experiments.jobs.progress import clock
+from experiments.jobs.site import Slurm
+from experiments.jobs.slurm import array_script, parts_of
 
 FILES_PER_RUN = 10  # config, provenance, done; an attempt's owner, heartbeat, three tables, two checkpoints
 FILES_PER_MIRRORED_RUN = 5  # W&B's own, and the cursor

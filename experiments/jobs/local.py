@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from experiments.cluster import lifeline
-from experiments.cluster.launch import Launch
-from experiments.cluster.packs import PlannedPack
-from experiments.cluster.progress import clock
-from experiments.cluster.standing import Standing, standings
-from experiments.cluster.task import FAILED
+from experiments.jobs import lifeline
+from experiments.jobs.launch import Launch
+from experiments.jobs.packs import PlannedPack
+from experiments.jobs.progress import clock
+from experiments.jobs.standing import Standing, standings
+from experiments.jobs.task import FAILED
 from ppo.refusals import positive
 
 POLL_SECONDS = 0.5
@@ -98,7 +98,7 @@ class Pool:
             with self.launch.log(index).open("ab") as log:
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a core per pack
                 self.running[index] = lifeline.start(
-                    ["experiments.cluster.task", str(self.launch.folder), str(index)],
+                    ["experiments.jobs.task", str(self.launch.folder), str(index)],
                     Path(self.head["code"]),
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""One pack of a study in one process: python -m experiments.cluster.worker LAUNCH RUN_ID...
+"""One pack of a study in one process: python -m experiments.jobs.worker LAUNCH RUN_ID...
 
 Reads the frozen launch and manifest, composes nothing, and trains. Its exit code says what happened: 0 all is done, 75
 somebody else has a run, 2 a mistake in what was asked, 128 + a signal's number interrupted; anything else is a crash.
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.cluster.launch import Launch, check_code
-from experiments.cluster.lifeline import follow_parent
-from experiments.cluster.task import ELSEWHERE, MISTAKE
+from experiments.jobs.launch import Launch, check_code
+from experiments.jobs.lifeline import follow_parent
+from experiments.jobs.task import ELSEWHERE, MISTAKE
 from experiments.records.record import Record, why
 from experiments.runner import DiskError, Interrupted, Watcher, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking

@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from experiments.cluster.launch import Launch, launches_of
-from experiments.cluster.site import ALLOWED, Slurm
 from experiments.compose import key_of
 from experiments.files import as_json, read_json, write_durably
+from experiments.jobs.launch import Launch, launches_of
+from experiments.jobs.site import ALLOWED, Slurm
 from ppo.refusals import UserError
 
 WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
@@ -49,7 +49,7 @@ def array_script(launch: Launch, part: Part, options: Slurm, code: str, python: 
         "output": in_pattern(launch.folder / "logs" / f"{part.offset}+") + "%a.log",
         "signal": f"USR1@{options.signal_seconds}",  # without B:, so that the task and not its shell gets it
     }
-    command = f'{shlex.quote(python)} -m experiments.cluster.task {shlex.quote(str(launch.folder))} "{index}"'
+    command = f'{shlex.quote(python)} -m experiments.jobs.task {shlex.quote(str(launch.folder))} "{index}"'
     return script(options, directives, code, command)
 
 

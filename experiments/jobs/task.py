@@ -1,4 +1,4 @@
-"""One task of a launch, an array index under SLURM: python -m experiments.cluster.task LAUNCH INDEX
+"""One task of a launch, an array index under SLURM: python -m experiments.jobs.task LAUNCH INDEX
 
 Trains its packs side by side, each in a worker process. A worker that crashes is tried once more, then its runs go
 singly, so that only the culprit fails. USR1 and TERM reach the workers, which write a checkpoint; after USR1 (the time
@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-from experiments.cluster import lifeline
-from experiments.cluster.launch import Launch
 from experiments.files import as_json, numbered_in, write_durably
+from experiments.jobs import lifeline
+from experiments.jobs.launch import Launch
 from ppo.refusals import UserError
 
 MISTAKE, ELSEWHERE, FAILED, AGAIN = 2, 75, 76, 85
@@ -73,7 +73,7 @@ class Supervisor:
         if not runs:
             return 0, ""
         worker = lifeline.start(
-            ["experiments.cluster.worker", str(self.launch.folder), *runs],
+            ["experiments.jobs.worker", str(self.launch.folder), *runs],
             Path(self.head["code"]),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
