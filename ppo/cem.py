@@ -24,23 +24,17 @@ if TYPE_CHECKING:
     from ppo.rollout import Rollout
 
 
-class CrossEntropyMethod(Learner):
-    """The search of each of R runs over the P parameters that decide its likeliest actions. A run plays one candidate
-    at a time, and always the likeliest action; an episode's end tells its return and brings the next candidate."""
+class Search:
+    """The search of each of R runs over P parameters; a run scores one candidate at a time."""
 
-    learns = True
-
-    def __init__(self, runs: Sequence["RunConfig"], spaces: Spaces):
-        super().__init__(runs, spaces)
-        self.size, self.elites = self.algo.candidates, elites(self.algo)
-        self.columns = torch.from_numpy(self.model.network.policy_columns())
-        self.mean = self.flat[:, self.columns].cpu().numpy().astype(np.float64)
-        self.variance = np.full_like(self.mean, self.algo.initial_variance)
-        self.generation = np.zeros(len(runs), dtype=np.int64)
-        self.returns: list[list[float]] = [[] for _ in runs]  # of this generation's candidates so far
-        self.drawn = [self.candidates(run) for run in range(len(runs))]  # kept, for episodes can be very short
-        for run in range(len(runs)):
-            self.play_next(run)
+    def __init__(self, start: np.ndarray, algo: "Algo", seeds: Sequence[int]):
+        """start: (R, P), the first generation's means."""
+        self.algo, self.seeds = algo, tuple(seeds)
+        self.mean = start.astype(np.float64)
+        self.variance = np.full_like(self.mean, algo.initial_variance)
+        self.generation = np.zeros(len(seeds), dtype=np.int64)
+        self.returns: list[list[float]] = [[] for _ in seeds]  # of this generation's candidates so far
+        self.drawn = [self.candidates(run) for run in range(len(seeds))]  # kept, for episodes can be very short
 
     def std(self, run: int) -> np.ndarray:
         """Of the present generation's draws, (P,)."""
@@ -50,57 +44,83 @@ class CrossEntropyMethod(Learner):
 
     def candidates(self, run: int) -> np.ndarray:
         """The present generation, (C, P), by its named draw."""
-        rng = generator(self.runs[run].seed, "candidates", int(self.generation[run]))
-        draws: np.ndarray = self.mean[run] + self.std(run) * rng.standard_normal((self.size, self.mean.shape[1]))
-        return draws
+        rng = generator(self.seeds[run], "candidates", int(self.generation[run]))
+        noise = rng.standard_normal((self.algo.candidates, self.mean.shape[1]))
+        drawn: np.ndarray = self.mean[run] + self.std(run) * noise
+        return drawn
 
-    def play_next(self, run: int) -> None:
-        """Let the next candidate be the policy that acts."""
-        candidate = self.drawn[run][len(self.returns[run])]
-        self.flat[run, self.columns] = torch.from_numpy(candidate).to(self.flat)
+    def candidate(self, run: int) -> np.ndarray:
+        """The parameters to play next, (P,)."""
+        present: np.ndarray = self.drawn[run][len(self.returns[run])]
+        return present
 
-    def agent(self, sample: bool) -> Actor:
-        """Plays the mean of the search; samples there are none."""
-        flat = self.flat.clone()
-        flat[:, self.columns] = torch.from_numpy(self.mean).to(flat)
-        return NetworkActor(self.model, self.model.network.views(flat), sample=False)
-
-    def acting(self) -> Actor:
-        return NetworkActor(self.model, self.views, sample=False)
-
-    def see_return(self, run: int, episode_return: float) -> bool:
-        """Score the present candidate; a generation's last one brings the next generation."""
+    def score(self, run: int, episode_return: float) -> None:
+        """Take the return of the present candidate; a generation's last one brings the next generation."""
         self.returns[run].append(episode_return)
-        if len(self.returns[run]) == self.size:
-            best = np.argsort(self.returns[run], kind="stable")[-self.elites :]
+        if len(self.returns[run]) == self.algo.candidates:
+            best = np.argsort(self.returns[run], kind="stable")[-elites(self.algo) :]
             elite = self.drawn[run][best]
             self.mean[run], self.variance[run] = elite.mean(axis=0), elite.var(axis=0)
             self.generation[run] += 1
             self.returns[run] = []
             self.drawn[run] = self.candidates(run)
-        self.play_next(run)
-        return True
-
-    def update(self, rollout: "Rollout", observation_filter: ObservationFilter, number: int) -> dict[str, np.ndarray]:
-        """It has learned where episodes ended. Return the mean std of each run's draws."""
-        return {"std": np.array([self.std(run).mean() for run in range(len(self.runs))])}
 
     def state_dict(self, run: int) -> dict[str, Any]:
-        search = {
+        return {
             "mean": self.mean[run].copy(),
             "variance": self.variance[run].copy(),
             "generation": int(self.generation[run]),
             "returns": np.array(self.returns[run]),
         }
-        return super().state_dict(run) | {"search": search}
+
+    def load_state_dict(self, run: int, state: Mapping[str, Any]) -> None:
+        self.mean[run], self.variance[run] = state["mean"], state["variance"]
+        self.generation[run] = state["generation"]
+        self.returns[run] = [float(value) for value in state["returns"]]
+        self.drawn[run] = self.candidates(run)
+
+
+class CrossEntropyMethod(Learner):
+    """R runs that search the parameters which decide their likeliest actions. An episode is one candidate's: its end
+    gives the candidate its score and the run the next one. A run always takes the likeliest action."""
+
+    learns = True
+
+    def __init__(self, runs: Sequence["RunConfig"], spaces: Spaces):
+        super().__init__(runs, spaces)
+        self.columns = torch.from_numpy(self.model.network.policy_columns())
+        self.search = Search(self.flat[:, self.columns].cpu().numpy(), self.algo, [run.seed for run in runs])
+        for run in range(len(runs)):
+            self.play_next(run)
+
+    def play_next(self, run: int) -> None:
+        """Let the next candidate be the policy that acts."""
+        self.flat[run, self.columns] = torch.from_numpy(self.search.candidate(run)).to(self.flat)
+
+    def acting(self) -> Actor:
+        return NetworkActor(self.model, self.views, sample=False)
+
+    def agent(self, sample: bool) -> Actor:
+        """The mean of the search is what it has learned."""
+        flat = self.flat.clone()
+        flat[:, self.columns] = torch.from_numpy(self.search.mean).to(flat)
+        return NetworkActor(self.model, self.model.network.views(flat), sample=False)
+
+    def see_return(self, run: int, episode_return: float) -> bool:
+        self.search.score(run, episode_return)
+        self.play_next(run)
+        return True
+
+    def update(self, rollout: "Rollout", observation_filter: ObservationFilter, number: int) -> dict[str, np.ndarray]:
+        """It has learned where episodes ended. Return the mean std of each run's draws."""
+        return {"std": np.array([self.search.std(run).mean() for run in range(len(self.runs))])}
+
+    def state_dict(self, run: int) -> dict[str, Any]:
+        return super().state_dict(run) | {"search": self.search.state_dict(run)}
 
     def load_state_dict(self, run: int, state: Mapping[str, Any]) -> None:
         super().load_state_dict(run, state)
-        search = state["search"]
-        self.mean[run], self.variance[run] = search["mean"], search["variance"]
-        self.generation[run] = search["generation"]
-        self.returns[run] = [float(value) for value in search["returns"]]
-        self.drawn[run] = self.candidates(run)
+        self.search.load_state_dict(run, state["search"])
 
 
 def elites(algo: "Algo") -> int:

@@ -90,7 +90,9 @@ QUANTITIES: dict[str, Callable[[Seen], object]] = {
 
 
 def check_reads(objective: Objective) -> None:
-    """Raise TypeError for an objective that reads what there is not."""
+    """Raise TypeError for an objective that has nothing to maximise, or reads what there is not."""
+    if objective.function is None:
+        raise TypeError(f"objective {objective.name} has no function to maximise")
     settings = {setting.name for setting in objective.settings if setting.per_run}
     if unknown := sorted(set(objective.reads) - QUANTITIES.keys() - settings):
         raise TypeError(
