@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.agent import Agent
 from experiments.files import as_json
 from experiments.records import checkpoint
 from experiments.records.claims import live_owners, owner
 from experiments.records.record import Record, read_done, seal
 from experiments.rerun import rerun
-from experiments.watch import Agent
 from ppo.refusals import UserError
 from tests.conftest import Killed, named, promised, small_run, train
 from tests.experiments.test_resume import train_until_checkpoint

@@ -24,7 +24,7 @@ from experiments.compose import (
     resolved_backend,
 )  # fmt: skip
 from ppo.config import Profile
-from ppo.objectives import OBJECTIVES
+from ppo.learners import OBJECTIVES
 from ppo.refusals import UserError
 from tests.conftest import ROOT
 from tests.experiments.composed import refusal, run, runs

@@ -71,7 +71,7 @@ class TestACrash:
 
     def test_a_worker_killed_for_its_memory_is_tried_again(self, tmp_path: Path, pack: PlannedPack) -> None:
         launch = self.frozen(pack, tmp_path)
-        path = Path(launch.head()["code"]) / "experiments" / "cluster" / "worker.py"
+        path = Path(launch.head()["code"]) / "experiments" / "jobs" / "worker.py"
         marker = tmp_path / "killed-once"
         path.write_text(
             path.read_text().replace(
@@ -97,7 +97,7 @@ def test_a_snapshot_is_the_code_and_nothing_else(tmp_path: Path) -> None:
     copy = snapshot(tmp_path)
     assert snapshot(tmp_path) == copy
     files = {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()}
-    assert Path("ppo/update.py") in files
+    assert Path("ppo/surrogate.py") in files
     assert Path("conf/study/table1.yaml") in files
     for path in files - {Path("origin.json")}:
         assert (copy / path).read_bytes() == (ROOT / path).read_bytes()

@@ -77,7 +77,7 @@ def test_every_episodes_gradient_is_autograds(name: str, played: tuple[Policy, P
     policy, other, critics, episodes = played
     (found,) = episode_gradients(policy, other, critics, episodes, [RUNGS[name]])
     values = critics.values(episodes)[RUNGS[name].gamma]
-    assert len(set(episodes.lengths)) > 1 or policy.pack.runs[0].env.id == "Reacher-v4"
+    assert len(set(episodes.lengths)) > 1 or policy.run.env.id == "Reacher-v4"
     for row, length in enumerate(episodes.lengths):
         flat = policy.flat.clone().requires_grad_()
         x, actions = episodes.x[row, :length], episodes.actions[row, :length]

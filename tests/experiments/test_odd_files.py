@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from experiments.agent import Agent
 from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.jobs.launch import freeze_launch, launches_of
@@ -16,7 +17,6 @@ from experiments.records.claims import owner
 from experiments.records.record import Attempt, Record
 from experiments.status import look
 from experiments.tracking.mirror import Source
-from experiments.watch import Agent
 from ppo.refusals import UserError
 from tests.conftest import Killed, named, promised, small_run, train
 from tests.experiments.test_packs import entries_of

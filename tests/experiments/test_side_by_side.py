@@ -74,9 +74,9 @@ def lengths(records: Path, task: str, *options: str) -> dict[str, int]:
     found = {}
     for variant in VARIANTS:
         agent = watch.Agent(run_of(records, task, variant))
-        env = watch.open_environment(agent.env, film=False, window=False)
-        agent.enter(env)
-        found[variant] = watch.play(agent, env, 0, 0, "--sample" in options, None)[1]
+        env = watch.open_environment(agent.run.env, film=False, window=False)
+        agent.enter(env, sample="--sample" in options)
+        found[variant] = watch.play(agent, env, 0, 0, None)[1]
     return found
 
 
@@ -135,11 +135,12 @@ def test_it_ends_after_so_many_seconds(filmed: Any, words: list[str], tmp_path: 
 
 
 def test_env_steps_are_said_as_they_are_where_iterations_differ() -> None:
+    here, actor = SimpleNamespace(env=SimpleNamespace(id="Hopper-v4")), SimpleNamespace(manner="likeliest")
     agents = {
-        name: SimpleNamespace(env_steps=steps, env=SimpleNamespace(id="Hopper-v4"), manner=lambda sample: "likeliest")
+        name: SimpleNamespace(env_steps=steps, run=here, actor=actor)
         for name, steps in {"clip": 40_960, "a2c": 40_000}.items()
     }
-    title, _ = side_by_side.heading(agents, seed=3, sample=False)
+    title, _ = side_by_side.heading(agents, seed=3)
     assert title == "Hopper-v4 after 40,000 to 40,960 env steps of training, seed 3"
 
 

@@ -15,7 +15,7 @@ class Agent(torch.nn.Module):
 
     def __init__(self, pack, row):
         super().__init__()
-        views = pack.network.views(pack.flat.detach().clone())
+        views = pack.learner.model.network.views(pack.learner.flat.detach().clone())
         trunks = ("trunk", "trunk") if pack.profile.shared_trunk else ("policy", "value")
         depth = len(pack.profile.hidden_sizes)
         columns = {"policy.head": pack.spaces.action_size, "value.head": 1}
