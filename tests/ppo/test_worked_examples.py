@@ -45,9 +45,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reads = block("Where it is read, in `ppo/update.py`, at the end of `estimate_advantages`")
     insert(update, "    return advantage, value_target, values\n", indent(reads, " " * 4))
     copied = (folder / "conf" / "profile" / "ppo1_2017_08.yaml").read_text()
-    line = block(
-        "A profile that sets it, `conf/profile/ppo1_bounded.yaml`, a copy of `ppo1_2017_08.yaml` with one more line"
-    )
+    line = block("A profile that sets it, `conf/profile/ppo1_bounded.yaml`, `ppo1_2017_08.yaml` with one line more")
     (folder / "conf" / "profile" / "ppo1_bounded.yaml").write_text(copied + line)
     return folder
 
