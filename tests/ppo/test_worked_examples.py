@@ -36,14 +36,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("ppo", "experiments", "analysis", "conf", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "baselines", "reports", "pictures")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    objectives, config, update = (folder / "ppo" / f"{name}.py" for name in ("objectives", "config", "update"))
-    insert(objectives, "OBJECTIVES = {\n", block("Its function, in `ppo/objectives.py`") + "\n\n")
-    insert(objectives, '        Objective("random"', indent(block("Its line in `OBJECTIVES`"), " " * 8))
+    objectives, config, surrogate = (folder / "ppo" / f"{name}.py" for name in ("objectives", "config", "surrogate"))
+    insert(objectives, "SURROGATES = (\n", block("Its function, in `ppo/objectives.py`") + "\n\n")
+    insert(objectives, '    Objective("projected"', indent(block("Its line in `SURROGATES`"), " " * 4))
     (folder / "conf" / "algo" / "clip_higher.yaml").write_text(block("Its file, `conf/algo/clip_higher.yaml`"))
     declaration = block("Its declaration, in `ppo/config.py`, among the fields of `Profile`")
     insert(config, "    standardise_epsilon: float = switch(", indent(declaration, " " * 4))
-    reads = block("Where it is read, in `ppo/update.py`, at the end of `estimate_advantages`")
-    insert(update, "    return advantage, value_target, values\n", indent(reads, " " * 4))
+    reads = block("Where it is read, in `ppo/surrogate.py`, at the end of `Surrogate.estimate`")
+    insert(surrogate, "        return advantage, value_target, values\n", indent(reads, " " * 8))
     copied = (folder / "conf" / "profile" / "ppo1_2017_08.yaml").read_text()
     line = block("A profile that sets it, `conf/profile/ppo1_bounded.yaml`, `ppo1_2017_08.yaml` with one line more")
     (folder / "conf" / "profile" / "ppo1_bounded.yaml").write_text(copied + line)
@@ -95,7 +95,7 @@ assert pack_key(clip) == pack_key(high)
 def trained(*runs):
     pack = Pack(list(runs))
     for _ in train(pack): pass
-    return {run: pack.flat[row].clone() for row, run in enumerate(pack.runs)}
+    return {run: pack.learner.flat[row].clone() for row, run in enumerate(pack.runs)}
 together = trained(high, clip, low)
 assert torch.equal(together[low], together[clip]), "with both ε equal it is the paper's clip"
 assert not torch.equal(together[high], together[clip])
@@ -131,9 +131,9 @@ def test_a_switch_is_trained_with_and_refused_out_of_its_range(copy: Path) -> No
 SWITCH = """
 from dataclasses import replace
 import numpy as np
-from ppo import update
 from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.pack import Pack
+from ppo.surrogate import Surrogate
 from ppo.train import train
 from experiments import trace
 from experiments.identity import run_id
@@ -142,16 +142,16 @@ free = RunConfig(Algo("clip", epsilon=0.2), profile, Env("CartPole-v1"), "gymnas
 assert run_id(free) == "OLD", "at its default it moves no id"
 tight, loose = (replace(free, profile=replace(profile, advantage_clip=bound)) for bound in (0.5, 1e6))
 assert len({run_id(run) for run in (free, tight, loose)}) == 3
-original, seen = update.estimate_advantages, []
+original, seen = Surrogate.estimate, []
 def heard(*arguments):
     seen.append(original(*arguments))
     return seen[-1]
-update.estimate_advantages = heard
+Surrogate.estimate = heard
 def trained(run):
     seen.clear()
     pack = Pack([run])
     for _ in train(pack): pass
-    return seen[0][0], pack.flat.numpy()
+    return seen[0][0], pack.learner.flat.numpy()
 (advantage, parameters), (bounded, moved), (unbounded, same) = map(trained, (free, tight, loose))
 assert np.abs(advantage).max() > 1
 np.testing.assert_allclose(bounded, advantage.clip(-0.5, 0.5), rtol=1e-6)  # whose standard deviation is 1
