@@ -5,12 +5,13 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,11 @@ from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.refusals import UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
+
+NEUTRAL = "neutral"
+"""What config.yaml and benchmark.yaml start from: a profile with every field at its default. Files of conf/profile set
+only what their source says; Hydra takes profile.x=… for any field."""
+ConfigStore.instance().store(NEUTRAL, {"profile": asdict(Profile())})
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def runs_of(cfg: DictConfig, choices: Mapping[str, str]) -> list[NamedRun]:
 def layers(main: str) -> list[DictConfig]:
     """conf/`main`.yaml and the files beside it that it starts from."""
     own: Any = OmegaConf.load(CONF / f"{main}.yaml")
-    below = [name for name in own.defaults if isinstance(name, str) and name != "_self_"]
+    below = [name for name in own.defaults if isinstance(name, str) and name not in ("_self_", NEUTRAL)]
     return [own, *(layer for name in below for layer in layers(name))]
 
 

@@ -250,12 +250,13 @@ def refuse_conflicts(study: Study, overrides: Sequence[str], folders: Sequence[P
 def files_say(
     settings: Mapping[str, str], profile: str | None, folders: Sequence[Path]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The keys that a variant's algo file sets, and its profile's; nothing for a policy that learns nothing."""
+    """The keys that a variant's algo file sets, and all of its profile's; nothing for a policy that learns nothing."""
     algo = keys_set("algo", settings["algo"], folders) if "algo" in settings else {}
     if algo.get("algo.objective") in ("random", "initial"):
         return {}, {}
     profile = settings.get("profile", profile)
-    return algo, keys_set("profile", profile, folders) if profile else {}
+    neutral = {f"profile.{name}": value for name, value in asdict(Profile()).items()}
+    return algo, neutral | keys_set("profile", profile, folders) if profile else {}
 
 
 def freeze(folder: Path, entries: Sequence[Entry], extend: bool) -> list[Entry]:

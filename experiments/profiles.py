@@ -4,7 +4,6 @@ python -m experiments.profiles [NAME ...]
 """
 
 import argparse
-import inspect
 import re
 import sys
 import textwrap
@@ -21,18 +20,18 @@ from rich.text import Text
 from yaml import YAMLError
 
 from experiments.compose import CONF, build
-from ppo.config import Profile
+from ppo.config import SWITCHES, Profile
 from ppo.refusals import UserError, near_matches
 
 WIDTH = 120  # columns
-PAPER = "paper_text"  # whose comments begin with "unprinted" where the paper says nothing …
+PAPER = "paper_text"  # which is silent, or has a comment that begins with "unprinted", where the paper says nothing …
 ATARI = "atari_paper"  # … and so do those of its settings for Atari
 LEGEND = "– the paper prints nothing   ! contradicts what it prints   * the profiles differ"
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One file of conf/profile: its opening words, its values, and the comment beside each."""
+    """One file of conf/profile: its opening words, its values, and the comment beside each that it sets."""
 
     name: str
     about: str
@@ -54,18 +53,18 @@ def read(path: Path) -> Sheet:
         raise UserError(f"{path} should hold lines such as gamma: 0.99 # Table 3")
     profile = build(Profile, {str(name): value for name, value in values.items()}, f"{path.stem}: profile.")
     opening = takewhile(lambda line: line.startswith("#"), text.splitlines())
-    sources = dict(re.findall(r"^(\w+):[^#\n]*# *(.+)$", text, re.MULTILINE))
+    comments = dict(re.findall(r"^(\w+):[^#\n]*# *(.+)$", text, re.MULTILINE))
+    sources = {str(name): comments.get(name, "no source given") for name in values}
     return Sheet(path.stem, " ".join(line.strip("# ") for line in opening), profile, sources)
 
 
 def rooms() -> dict[str, list[str]]:
-    """Profile's fields under the headings that stand between them in ppo/config.py."""
+    """Profile's fields under the headings that their declarations give."""
     found: dict[str, list[str]] = {}
-    for heading, name in re.findall(r"^    (?:# (.+)|(\w+): .+)$", inspect.getsource(Profile), re.MULTILINE):
-        if heading:
-            found[heading] = []
-        else:
-            found[next(reversed(found))].append(name)
+    group = ""
+    for name, declared in SWITCHES.items():
+        group = declared.group or group
+        found.setdefault(group, []).append(name)
     return found
 
 
@@ -86,7 +85,7 @@ def shown(value: Any) -> str:
 
 
 def report(sheets: Sequence[Sheet], paper: Sheet, layout: Mapping[str, Sequence[str]]) -> str:
-    """All there is to tell of `sheets`, 120 columns wide for the five of conf/profile; `layout`: fields by heading."""
+    """All there is to tell of `sheets`, 120 columns wide for those of conf/profile; `layout`: fields by heading."""
     names = [name for group in layout.values() for name in group]
     lines = [
         LEGEND,
@@ -121,9 +120,9 @@ def side_by_side(sheets: Sequence[Sheet], paper: Sheet, layout: Mapping[str, Seq
 
 def sources(sheets: Sequence[Sheet], names: Sequence[str]) -> list[str]:
     rows = [
-        ["" if i else f"  {name}", sheet.name, shown(sheet.value(name)), sheet.sources.get(name, "no source given")]
+        ["" if i else f"  {name}", sheet.name, shown(sheet.value(name)), sheet.sources[name]]
         for name in names
-        for i, sheet in enumerate(sheets)
+        for i, sheet in enumerate(sheet for sheet in sheets if name in sheet.sources)
     ]
     return aligned(rows)
 

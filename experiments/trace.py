@@ -31,7 +31,7 @@ from experiments.profiles import Sheet, read
 from experiments.records.provenance import cpu_model
 from experiments.runner import Interrupted, Interrupts
 from experiments.trace_sides import Lines, compare, packs_of, runs_of, two_sides
-from ppo.config import Algo, Env, RunConfig
+from ppo.config import SWITCHES, Algo, Env, RunConfig
 from ppo.environments import Environments
 from ppo.learners import OBJECTIVES
 from ppo.pack import Pack
@@ -86,11 +86,11 @@ GAME_ALGOS = [
 ]  # fmt: skip
 
 UNSHIPPED: dict[str, Any] = {"shared_trunk": True, "activation": "elu", "entropy_coef": 0.01, "actors": 3}
-"""Switches that no profile sets: traced under the first profile."""
+"""Switches that no profile sets: traced under the first profile, all at once. `lacking` tries others one by one."""
 
 
 def grid(sheets: Sequence[Sheet]) -> dict[str, RunConfig]:
-    """What is traced, by name: every profile × algorithm × task, of one seed; on frames, which are dear, a few."""
+    """Runs by name: every profile × algorithm × task, of one seed; on frames, which are dear, a few."""
     runs = {}
     for sheet in sheets:
         of_numbers = sheet.profile.convolutions == "none"
@@ -108,6 +108,33 @@ def profiles() -> list[Sheet]:
     sheets = [read(path) for path in sorted((CONF / "profile").glob("*.yaml"))]
     first = next(sheet for sheet in sheets if sheet.profile.convolutions == "none")
     return [*sheets, replace(first, name="unshipped", profile=replace(first.profile, **UNSHIPPED))]
+
+
+OF_THE_TASK = ("policy", "convolutions")
+"""Switches that a task allows one value of."""
+
+
+def lacking(runs: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
+    """Runs by name, so that with them each switch of a profile has all its choices, or two values if it has none.
+
+    Each is the first run of the paper's clip, with one more of the values that the switch declares to try.
+    """
+    found = {}
+    base = next(run for run in runs.values() if run.algo.objective == "clip" and run.profile.convolutions == "none")
+    for name, declared in SWITCHES.items():
+        known = {getattr(run.profile, name) for run in runs.values()}
+        missing = [value for value in declared.tries if value not in known and name not in OF_THE_TASK]
+        for value in missing if declared.choices else missing[: max(2 - len(known), 0)]:
+            profile = replace(base.profile, **{**declared.under[0], name: value})
+            run = replace(base, profile=profile, env_steps=ITERATIONS * profile.steps)
+            found[f"unshipped {run.algo.label} {name}={value} {run.env.id} seed {run.seed}"] = run
+    return found
+
+
+def everything() -> dict[str, RunConfig]:
+    """All that is traced, by name."""
+    runs = grid(profiles())
+    return runs | lacking(runs)
 
 
 def collect(runs: Mapping[str, RunConfig]) -> Lines:
@@ -257,7 +284,7 @@ def against_file(path: Path) -> int:
             + "; ".join(f"{name} {key.get(name)} there, {here.get(name)} here" for name in differing)
             + "), and bytes are promised on one machine with one set of versions only; --against REV runs both here"
         )
-    runs = grid(profiles())
+    runs = everything()
     lines = collect(runs)
     return verdict(stored, lines, (str(path), "this code"), leaks(runs, lines, collect))
 
@@ -300,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return against_revision(options.against)
             if options.stored is not None:
                 return against_file(options.stored)
-            runs = grid(profiles())
+            runs = everything()
             lines = collect(runs)
             leaking = leaks(runs, lines, collect) if options.alone else None
             write_durably(options.out, text_of(lines, machine(), leaking).encode())

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppo.advantages import ESTIMATORS
-from ppo.declarations import Estimator, Objective, Setting, by_name
+from ppo.declarations import Estimator, Objective, Setting, by_name, switch, switches
 from ppo.learner import Learner
 from ppo.learners import OBJECTIVES, learner_of
 from ppo.networks import CONVOLUTIONS
-from ppo.refusals import UserError, choose, finite, names_draws, positive, within_one
+from ppo.refusals import UserError, choose, names_draws, positive
 
 T = TypeVar("T")
 
@@ -88,94 +88,93 @@ class Algo:
         return self.objective if known_by is None else f"{self.objective}_{getattr(self, known_by):g}"
 
 
+GAINS = ({"init": "normc"}, {"init": "orthogonal"})
+FILTERS = ({"observation_filter": "per_rollout"}, {"observation_filter": "per_step"})
+STANDARDISED = ({"standardise": "rollout"}, {"standardise": "minibatch"})
+RMSPROP = ({"optimiser": "rmsprop_torch"}, {"optimiser": "rmsprop_tensorflow"})
+"""Other fields under which some switches are read at all."""
+
+
 @dataclass(frozen=True)
 class Profile:
-    """The implementation around the objective. Symbols and units here; each value's source in conf/profile/."""
+    """The implementation around the objective. Symbols and units here; each value's source in conf/profile/.
 
-    # The protocol of Table 3
-    horizon: int = 2048  # T, env steps per actor and iteration
-    actors: int = 1  # N, environments of a run, stepped together
-    segment: int | None = None  # env steps: estimates end there, V stands in, and minibatches take whole segments
-    rollouts: int = 1  # per iteration, each with its update; an iteration's diagnostics are their mean
-    epochs: int = 10  # K, passes over one rollout
-    minibatch_size: int = 64  # M, env steps
-    stepsize: float = 3e-4  # Adam's, before its schedule
-    gamma: float = 0.99  # γ, per env step
-    # Networks
-    policy: str = "auto"  # auto (from the action space) | gaussian | categorical
-    convolutions: str = "none"  # none | nature | a3c: the layers that frames pass first
-    hidden_sizes: tuple[int, ...] = (64, 64)  # units per layer
-    activation: str = "tanh"  # tanh | relu | elu
-    shared_trunk: bool = False  # policy and value share the hidden layers
-    init: str = "torch"  # normc | orthogonal | torch (uniform, ±1/√fan_in)
-    hidden_gain: float = 1.0  # multiplies the initial weights; `torch` has none
-    policy_gain: float = 1.0
-    value_gain: float = 1.0
-    log_std_init: float = 0.0  # log of the action's unit
-    # Observations, actions, rewards, time limits
-    observation_filter: str = "none"  # none | per_rollout | per_step: when the running mean and std move
-    filter_clip: float | None = None  # standard deviations
-    filter_prior: float = 1e-2  # observations: weight of mean 0 and variance 1 before any data
-    filter_floor: float = 0.0  # smallest variance
-    filter_epsilon: float = 0.0  # added to the variance
-    clip_actions: bool = False  # to the bounds of the action space, on their way to the environment
-    scale_rewards: bool = False  # divide by the running std of the discounted return
-    reward_clip: float | None = None  # after scaling
-    time_limit: str = "terminal"  # terminal | bootstrap: is the state at a time limit worth 0 or V(s)?
-    lost_life: str = "goes_on"  # goes_on | terminal: is the state after a lost life worth V(s) or 0? Scores do not care
-    # The loss
-    standardise: str = "none"  # none | rollout | minibatch: over which advantages are shifted and scaled
-    standardise_epsilon: float = 0.0  # added to their standard deviation
-    value_coef: float = 1.0  # c1 of eq. 9, on the mean squared error
-    value_clip: float | None = None  # how far the value may move from its old one, in return units; annealed as ε is
-    entropy_coef: float = 0.0  # c2 of eq. 9, per nat
-    value_fit: str = (
-        "joint"  # joint (one loss) | separate: the policy moves once per rollout, then K epochs fit V alone
+    All that a field is stands in its line: type, default, range or choices, values to try, and whether it is one number
+    for each run of a pack. What relates several fields is checked in `__post_init__`.
+    """
+
+    # T, env steps per actor and rollout
+    horizon: int = switch(2048, "above 0", tries=(64, 96), group="The protocol of Table 3")
+    actors: int = switch(1, "above 0", tries=(1, 2, 3))  # N, environments of a run, stepped together
+    # env steps: estimates end there, V stands in, and minibatches take whole segments
+    segment: int | None = switch(None, "above 0", tries=(None, 8, 16, 32))
+    rollouts: int = switch(1, "above 0", tries=(1, 2))  # per iteration, each with its update; diagnostics: their mean
+    epochs: int = switch(10, "above 0", tries=(2, 3))  # K, passes over one rollout
+    minibatch_size: int = switch(64, "above 0", tries=(16, 32))  # M, env steps
+    stepsize: float = switch(3e-4, "above 0", tries=(3e-3, 1e-2), per_run=True)  # Adam's, before its schedule
+    gamma: float = switch(0.99, "0 to 1", tries=(0.9, 0.99), per_run=True)  # γ, per env step
+
+    # auto: by the action space
+    policy: str = switch("auto", choices=("auto", "gaussian", "categorical"), group="Networks")
+    convolutions: str = switch("none", choices=tuple(CONVOLUTIONS))  # the layers that frames pass first
+    hidden_sizes: tuple[int, ...] = switch((64, 64), tries=((8, 8), (8,), (16, 8)))  # units per layer
+    activation: str = switch("tanh", choices=("tanh", "relu", "elu"))
+    shared_trunk: bool = switch(False)  # policy and value share the hidden layers
+    init: str = switch("torch", choices=("normc", "orthogonal", "torch"))  # torch: uniform, ±1/√fan_in
+    hidden_gain: float = switch(1.0, "any", tries=(1.0, 2.0), under=GAINS)  # multiplies the initial weights
+    policy_gain: float = switch(1.0, "any", tries=(0.01, 1.0), under=GAINS)
+    value_gain: float = switch(1.0, "any", tries=(0.5, 1.0), under=GAINS)
+    log_std_init: float = switch(0.0, "any", tries=(-0.5, 0.0))  # log of the action's unit
+
+    # when the running mean and standard deviation move
+    observation_filter: str = switch(
+        "none", choices=("none", "per_rollout", "per_step"), group="Observations, actions, rewards, time limits"
     )
-    value_stepsize: float | None = None  # of the separate fit; the policy's where it has none of its own
-    # Optimisation
-    max_grad_norm: float | None = None  # over all parameters of a run
-    optimiser: str = "adam"  # adam | rmsprop_torch (ε beside the root, mean square from 0) | rmsprop_tensorflow (in, 1)
-    rmsprop_decay: float = 0.99  # of the mean square, per step
-    rmsprop_epsilon: float = 1e-5
-    adam_epsilon: float = 1e-8
-    adam_epsilon_at: str = "corrected"  # corrected | uncorrected: √v̂ + ε, or √v + ε as TensorFlow and ppo1 do
-    stepsize_schedule: str = (
-        "constant"  # constant | linear: times α, 1 → 0 over the budget | kl: by the last update's KL
-    )
-    stepsize_kl_target: float | None = None  # nats, of the schedule `kl`
-    epsilon_schedule: str = "constant"  # the same for ε
+    filter_clip: float | None = switch(None, "above 0", tries=(None, 0.5), under=FILTERS)  # standard deviations
+    # observations: weight of mean 0 and variance 1 before any data
+    filter_prior: float = switch(1e-2, "above 0", tries=(1e-2, 10.0), under=FILTERS)
+    filter_floor: float = switch(0.0, "at least 0", tries=(0.0, 2.0), under=FILTERS)  # smallest variance
+    filter_epsilon: float = switch(0.0, "at least 0", tries=(0.0, 1.0), under=FILTERS)  # added to the variance
+    # to the bounds of the action space, on their way to the environment
+    clip_actions: bool = switch(False, under=({"log_std_init": 0.5},))
+    scale_rewards: bool = switch(False)  # divide by the running std of the discounted return
+    reward_clip: float | None = switch(None, "above 0", tries=(None, 0.1))  # after scaling
+    time_limit: str = switch("terminal", choices=("terminal", "bootstrap"))  # the state there is worth 0 or V(s)
+    # the state after a lost life is worth V(s) or 0; scores do not care
+    lost_life: str = switch("goes_on", choices=("goes_on", "terminal"))
+
+    # over which advantages are shifted and scaled
+    standardise: str = switch("none", choices=("none", "rollout", "minibatch"), group="The loss")
+    standardise_epsilon: float = switch(0.0, "at least 0", tries=(0.0, 1.0), under=STANDARDISED)  # added to their std
+    # c1 of eq. 9, on the mean squared error
+    value_coef: float = switch(1.0, "at least 0", tries=(0.05, 1.0), under=({"shared_trunk": True},), per_run=True)
+    # how far the value may move from its old one, in return units; annealed as ε is
+    value_clip: float | None = switch(None, "above 0", tries=(None, 0.01))
+    entropy_coef: float = switch(0.0, "at least 0", tries=(0.0, 0.1), per_run=True)  # c2 of eq. 9, per nat
+    # one loss; or the policy moves once per rollout, then K epochs fit V alone
+    value_fit: str = switch("joint", choices=("joint", "separate"))
+    # of the separate fit; the policy's where it has none of its own
+    value_stepsize: float | None = switch(None, "above 0", tries=(None, 1e-3, 3e-3), under=({"value_fit": "separate"},))
+
+    # over all parameters of a run
+    max_grad_norm: float | None = switch(None, "above 0", tries=(None, 0.1), group="Optimisation")
+    # rmsprop_torch: ε beside the root, mean square from 0; rmsprop_tensorflow: in it, from 1
+    optimiser: str = switch("adam", choices=("adam", "rmsprop_torch", "rmsprop_tensorflow"))
+    rmsprop_decay: float = switch(0.99, "0 to 1", tries=(0.9, 0.99), under=RMSPROP)  # of the mean square, per step
+    rmsprop_epsilon: float = switch(1e-5, "above 0", tries=(1e-5, 1.0), under=RMSPROP)
+    adam_epsilon: float = switch(1e-8, "above 0", tries=(1e-8, 1e-2))
+    # √v̂ + ε, or √v + ε as TensorFlow and ppo1 do
+    adam_epsilon_at: str = switch("corrected", choices=("corrected", "uncorrected"), under=({"adam_epsilon": 1e-2},))
+    # linear: times α, 1 → 0 over the budget; kl: by the last update's KL
+    stepsize_schedule: str = switch("constant", choices=("constant", "linear", "kl"), tries=("constant", "linear"))
+    # nats, of the schedule `kl`
+    stepsize_kl_target: float | None = switch(None, "above 0", tries=(1e-5, 1.0), under=({"stepsize_schedule": "kl"},))
+    epsilon_schedule: str = switch("constant", choices=("constant", "linear"))  # the same for ε
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        for name, choices in (
-            ("policy", ("auto", "gaussian", "categorical")),
-            ("convolutions", tuple(CONVOLUTIONS)),
-            ("activation", ("tanh", "relu", "elu")),
-            ("init", ("normc", "orthogonal", "torch")),
-            ("observation_filter", ("none", "per_rollout", "per_step")),
-            ("time_limit", ("terminal", "bootstrap")),
-            ("lost_life", ("goes_on", "terminal")),
-            ("standardise", ("none", "rollout", "minibatch")),
-            ("value_fit", ("joint", "separate")),
-            ("optimiser", ("adam", "rmsprop_torch", "rmsprop_tensorflow")),
-            ("adam_epsilon_at", ("corrected", "uncorrected")),
-            ("stepsize_schedule", ("constant", "linear", "kl")),
-            ("epsilon_schedule", ("constant", "linear")),
-        ):
-            choose(f"profile.{name}", getattr(self, name), choices)
-        for name in ("horizon", "epochs", "minibatch_size", "stepsize", "filter_clip", "reward_clip", "value_clip"):
-            positive(f"profile.{name}", getattr(self, name))
-        for name in ("actors", "segment", "rollouts", "filter_prior", "max_grad_norm", "adam_epsilon"):
-            positive(f"profile.{name}", getattr(self, name))
-        for name in ("value_stepsize", "rmsprop_epsilon", "stepsize_kl_target"):
-            positive(f"profile.{name}", getattr(self, name))
-        for name in ("filter_floor", "filter_epsilon", "standardise_epsilon", "value_coef", "entropy_coef"):
-            positive(f"profile.{name}", getattr(self, name), zero=True)
-        for name in ("hidden_gain", "policy_gain", "value_gain", "log_std_init"):
-            finite(f"profile.{name}", getattr(self, name))
-        within_one("profile.gamma", self.gamma)
-        within_one("profile.rmsprop_decay", self.rmsprop_decay)
+        for name, declared in SWITCHES.items():
+            declared.check(f"profile.{name}", getattr(self, name))
         if self.value_stepsize is not None and self.value_fit == "joint":
             raise UserError(f"profile.value_stepsize={self.value_stepsize} means nothing to profile.value_fit=joint")
         if (self.stepsize_kl_target is None) == (self.stepsize_schedule == "kl"):
@@ -222,6 +221,10 @@ class Profile:
     def steps_told(self) -> str:
         """The settings that `steps` comes from, for a sentence about them."""
         return self.batch_told + (f" × profile.rollouts={self.rollouts}" if self.rollouts > 1 else "")
+
+
+SWITCHES = switches(Profile)
+"""What each field of a profile declares, by name."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,7 @@ class RunConfig:
 
 PER_RUN = {
     Algo: ("objective", *(name for name, setting in SETTINGS.items() if setting.per_run)),
-    Profile: ("stepsize", "gamma", "value_coef", "entropy_coef"),
+    Profile: tuple(name for name, each in SWITCHES.items() if each.per_run),
 }
 """What may differ between the members of one pack: settings that become one number per run. All else gives a tensor its
 shape or a loop its length, and is shared."""

@@ -1,21 +1,33 @@
-"""How an objective or an advantage estimator says, once, what it is and what it needs.
+"""How an objective, an advantage estimator or a profile's switch says, once, what it is and what it needs.
 
 All else follows from it: the fields of `config.Algo`, checks and refusals, which runs can share a pack, names of runs,
-what a minibatch must carry, and the tables of choices.
+what a minibatch must carry, the tables of choices, and what traces and tests of switches try.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from ppo.refusals import positive, within_one
+from ppo.refusals import choose, finite, positive, within_one
 
 if TYPE_CHECKING:
     from ppo.config import RunConfig
 
-Range = Literal["above 0", "at least 0", "0 to 1"]
+Range = Literal["above 0", "at least 0", "0 to 1", "any"]
+
+
+def check_range(name: str, value: float | None, range: Range) -> None:
+    """Raise UserError for a value outside the range; `None` is in each of them."""
+    if value is None:
+        return
+    if range == "0 to 1":
+        within_one(name, value)
+    elif range == "any":
+        finite(name, value)
+    else:
+        positive(name, value, zero=range == "at least 0")
 
 
 @dataclass(frozen=True)
@@ -33,10 +45,45 @@ class Setting:
 
     def check(self, value: float | None) -> None:
         """Raise UserError for a value outside the range."""
-        if self.range == "0 to 1":
-            within_one(f"algo.{self.name}", value)
-        else:
-            positive(f"algo.{self.name}", value, zero=self.range == "at least 0")
+        check_range(f"algo.{self.name}", value, self.range)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What the declaration of a profile's field says beside its name, type and default."""
+
+    range: Range | None  # of a number
+    choices: tuple[str, ...]  # of a word
+    tries: tuple[Any, ...]  # values that must each teach something else: for traces and tests
+    under: tuple[Mapping[str, Any], ...]  # other fields of the profile, under each of which `tries` do so
+    per_run: bool  # a number for each run of a pack; else one that the whole pack shares
+    group: str | None  # the heading under which this field and those after it stand in tables
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise UserError for what is no choice, or outside the range."""
+        if self.choices:
+            choose(name, value, self.choices)
+        if self.range is not None:
+            check_range(name, value, self.range)
+
+
+def switch(
+    default: Any,
+    range: Range | None = None,
+    choices: tuple[str, ...] = (),
+    tries: tuple[Any, ...] = (),
+    under: tuple[Mapping[str, Any], ...] = ({},),
+    per_run: bool = False,
+    group: str | None = None,
+) -> Any:
+    """A field of a profile, declared. All choices are tried, and both truth values, where `tries` says nothing."""
+    tries = tries or choices or ((False, True) if isinstance(default, bool) else ())
+    return field(default=default, metadata={"switch": Switch(range, choices, tries, under, per_run, group)})
+
+
+def switches(cls: type) -> dict[str, Switch]:
+    """The declarations of a profile's fields, by name and in their order."""
+    return {each.name: each.metadata["switch"] for each in fields(cls)}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from experiments import identity
+from experiments.choices import names_in
 from experiments.compose import (
     CONF,
     WORDS,
@@ -239,12 +240,36 @@ def test_backend_auto_is_envpool_where_it_has_the_task_and_is_frozen_in_the_run(
     assert identity.run_id(run()) == identity.run_id(run("backend=envpool"))
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_gives_every_setting_once_and_each_with_its_source(profile: str) -> None:
+@pytest.mark.parametrize("profile", names_in(CONF / "profile"))
+def test_a_profile_sets_fields_in_their_order_and_says_why_of_each(profile: str) -> None:
     lines = [line for line in (CONF / "profile" / f"{profile}.yaml").read_text().splitlines() if line[:1] != "#"]
-    assert [line.partition(":")[0] for line in lines] == [f.name for f in fields(Profile)]
+    said = [line.partition(":")[0] for line in lines]
+    assert said == [f.name for f in fields(Profile) if f.name in said]
     for line in lines:
-        assert len(line.partition(" # ")[2].strip()) >= 1, f"{line!r} has no source"
+        assert line.partition(" # ")[2].strip(), f"{line!r} has no source"
+
+
+def test_a_field_that_no_profile_lists_is_set_on_the_command_line() -> None:
+    """Hydra alone would want a + before a key that no file has."""
+    everywhere = {"segment": ("8", 8), "lost_life": ("terminal", "terminal"), "rmsprop_decay": ("0.5", 0.5)}
+    for name, (said, value) in everywhere.items():
+        assert f"{name}:" not in (CONF / "profile" / "ppo1_2017_08.yaml").read_text()
+        assert getattr(run(f"profile.{name}={said}").profile, name) == value
+    assert run("profile.lost_life=goes_on") == run()
+    assert compose("benchmark", ["profile.segment=8"]).profile.segment == 8
+    with pytest.raises(UserError, match=r"profile\.segmen is not a setting, did you mean profile\.segment"):
+        check_arguments(["profile.segmen=8"])
+
+
+def test_a_profile_of_ones_own_sets_what_it_wants(tmp_path: Path) -> None:
+    (tmp_path / "profile").mkdir()
+    for text, words in (("gamma: 0.9\n", None), ("gama: 0.9\n", "profile.gama is not a setting, did you mean gamma")):
+        (tmp_path / "profile" / "mine.yaml").write_text(text)
+        asked = ["profile=mine", f"hydra.searchpath=[file://{tmp_path}]"]
+        if words:
+            assert words in refusal(*asked)
+        else:
+            assert run(*asked).profile == Profile(gamma=0.9)
 
 
 @pytest.mark.parametrize("algo", ALGOS)

@@ -129,6 +129,11 @@ def test_what_contradicts_the_study_is_refused(overrides: Sequence[str], words: 
         ("figure3", ["variants=[a2c,clip_0.2]", "algo.gae_lambda=0.9"], "variants (a2c 1.0, clip_0.2 0.95)"),
         ("ladder", ["profile.hidden_sizes=[8]"], "set by the study's variants trpo (algo=trpo)"),
         ("profiles", ["profile.init=normc"], "profile.init is not the same in all of the study's variants"),
+        (
+            "profiles",
+            ["variants=[paper_text/clip_0.2,modern/clip_0.2]", "profile.max_grad_norm=1.0"],  # paper_text is silent
+            "(paper_text/clip_0.2 None, modern/clip_0.2 0.5) and would become so",
+        ),
     ],
 )
 def test_what_an_algos_file_sets_is_set_by_the_variant(study: str, overrides: Sequence[str], words: str) -> None:

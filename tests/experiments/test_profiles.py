@@ -16,17 +16,17 @@ PAPER = """\
 # Only what is printed.
 gamma: 0.99 # Table 3
 stepsize: 3e-4 # Table 3
-reward_clip: null # unprinted
+value_clip: null # unprinted; section 5 prints none
 hidden_sizes: [64, 64] # section 6.1
 """
 OTHER = """\
 # Somebody's code.
 # Files: A = a.py.
 gamma: 0.9 # A, as tuned
-stepsize: 3e-4 # Table 3; A
+stepsize: 3e-4
 reward_clip: 10.0 # A cliprew
 """
-LAYOUT = {"Protocol": ["gamma", "stepsize"], "Rewards": ["reward_clip"], "Networks": ["hidden_sizes"]}
+LAYOUT = {"Protocol": ["gamma", "stepsize"], "Clips": ["reward_clip", "value_clip"], "Networks": ["hidden_sizes"]}
 
 TEXT = """\
 – the paper prints nothing   ! contradicts what it prints   * the profiles differ
@@ -35,8 +35,9 @@ TEXT = """\
 Protocol
 * gamma         0.99     0.99        0.9!
   stepsize      0.0003   0.0003      0.0003
-Rewards
+Clips
 * reward_clip   –        null        10
+  value_clip    –        null        null
 Networks
   hidden_sizes  [64,64]  [64,64]     [64,64]
 
@@ -47,18 +48,17 @@ Sources
   gamma         paper_text  0.99     Table 3
                 other       0.9      A, as tuned
   stepsize      paper_text  0.0003   Table 3
-                other       0.0003   Table 3; A
-  reward_clip   paper_text  null     unprinted
-                other       10       A cliprew
+                other       0.0003   no source given
+  reward_clip   other       10       A cliprew
+  value_clip    paper_text  null     unprinted; section 5 prints none
   hidden_sizes  paper_text  [64,64]  section 6.1
-                other       [64,64]  no source given
 
 What differs from the paper
   paper_text
-    not the neutral choice in 0 of 1 unprinted fields: none
+    not the neutral choice in 0 of 2 unprinted fields: none
     contradicts 0 of 3 printed fields: none
   other
-    not the neutral choice in 1 of 1 unprinted fields: reward_clip=10
+    not the neutral choice in 1 of 2 unprinted fields: reward_clip=10
     contradicts 1 of 3 printed fields: gamma=0.9 (printed: 0.99; Table 3)"""
 
 
@@ -79,7 +79,7 @@ def test_one_profile_alone_differs_from_nobody(tmp_path: Path) -> None:
     assert "0.9!" in text
 
 
-def test_the_headings_are_those_of_the_source_and_hold_every_field_in_order() -> None:
+def test_the_headings_are_those_of_the_declarations_and_hold_every_field_in_order() -> None:
     found = profiles.rooms()
     assert [name for group in found.values() for name in group] == [f.name for f in fields(Profile)]
     assert next(iter(found)) == "The protocol of Table 3"

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,19 @@ from experiments.compose import CONF
 from experiments.profiles import read
 from experiments.trace_sides import Lines, compare
 from ppo.advantages import ESTIMATORS
+from ppo.config import SWITCHES, Profile
 from ppo.learners import OBJECTIVES
 from ppo.surrogate import Surrogate
 from tests.conftest import ROOT
 
 PROFILE = "ppo1_2017_08"
-RUNS = trace.grid([read(CONF / "profile" / f"{PROFILE}.yaml")])
+SHEET = read(CONF / "profile" / f"{PROFILE}.yaml")
+RUNS = trace.grid([SHEET])
+UNSHIPPED = trace.grid([replace(SHEET, name="unshipped", profile=replace(SHEET.profile, **trace.UNSHIPPED))])
 TABLE_1 = {
     n: run for n, run in RUNS.items() if run.algo.objective in ("unconstrained", "clip", "kl_fixed", "kl_adaptive")
 }
-IN_REPOSITORY = 2 * len(RUNS)  # the profile, and what no profile sets
+IN_REPOSITORY = 2 * len(RUNS) + len(trace.lacking(RUNS | UNSHIPPED))  # the profile, what no profile sets, what is left
 NAMES = ("there", "here")
 
 
@@ -43,7 +46,7 @@ def traced() -> Lines:
 @pytest.fixture
 def one_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command traces one profile's CartPole."""
-    monkeypatch.setattr(trace, "grid", lambda sheets: {n: r for n, r in RUNS.items() if r.env.id == "CartPole-v1"})
+    monkeypatch.setattr(trace, "everything", lambda: {n: r for n, r in RUNS.items() if r.env.id == "CartPole-v1"})
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -71,6 +74,22 @@ class TestWhatIsTraced:
         assert {name.split()[0] for name in on_frames} == {name for name in shipped if name.startswith("atari")}
         of_numbers = len(trace.profiles()) - 2
         assert len(set(runs.values())) == len(runs) == 2 * 3 + of_numbers * len(trace.ALGOS) * len(trace.TASKS)
+
+    def test_every_choice_of_a_switch_and_two_values_of_every_other(self) -> None:
+        runs = trace.everything()
+        assert runs.items() >= trace.grid(trace.profiles()).items()
+        assert len(set(runs.values())) == len(runs)
+        for f in fields(Profile):
+            known = {getattr(run.profile, f.name) for run in runs.values()}
+            assert len(known) > 1 or f.name == "policy", f"{f.name} is {known} in all that is traced"
+            if SWITCHES[f.name].choices and f.name not in trace.OF_THE_TASK:
+                assert known == set(SWITCHES[f.name].choices)
+
+    def test_what_is_tried_one_by_one_moves_the_parameters(self) -> None:
+        more = trace.lacking(trace.grid(trace.profiles()))
+        assert "unshipped clip_0.2 gamma=0.9 InvertedPendulum-v4 seed 0" in more
+        lines = trace.collect(more)
+        assert len({lines[name, trace.ITERATIONS]["parameters"] for name in more}) == len(more)
 
     def test_a_lost_life_shows_in_a_games_lines(self) -> None:
         runs = trace.grid([read(CONF / "profile" / "atari_ppo2.yaml")])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ppo.config import PER_RUN, Algo, Env, Profile, RunConfig, pack_key
+from ppo.config import SWITCHES, Algo, Env, Profile, RunConfig, pack_key
 from ppo.refusals import UserError
 
 CEM = Algo("cem", candidates=2, elite_fraction=0.5, initial_variance=1.0, extra_std=0.1, extra_generations=3.0)
@@ -73,6 +73,11 @@ def test_no_setting_takes_nan_or_infinity(cls: type, name: str, value: float) ->
     assert f"{cls.__name__.lower()}.{name}={value}" in refusal(cls, **others, **{name: value})
 
 
+@pytest.mark.parametrize("name", [f.name for f in fields(Profile) if f.type in (int, int | None)])
+def test_no_count_is_negative(name: str) -> None:
+    assert f"profile.{name}=-1 must be " in refusal(Profile, **{name: -1})
+
+
 @pytest.mark.parametrize(
     ("objective", "given", "foreign"),
     [
@@ -119,15 +124,7 @@ def test_a_negative_seed_is_refused() -> None:
     [
         (Algo, "objective", "clip"),
         (Algo, "advantage", "gae"),
-        (Profile, "policy", "gaussian"),
-        (Profile, "activation", "relu"),
-        (Profile, "init", "normc"),
-        (Profile, "observation_filter", "per_step"),
-        (Profile, "time_limit", "bootstrap"),
-        (Profile, "standardise", "rollout"),
-        (Profile, "adam_epsilon_at", "uncorrected"),
-        (Profile, "stepsize_schedule", "linear"),
-        (Profile, "epsilon_schedule", "linear"),
+        *((Profile, f.name, f.default) for f in fields(Profile) if f.type is str),
         (RunConfig, "backend", "gymnasium"),
         (RunConfig, "numerics", "fast"),
         (RunConfig, "device", "cuda"),
@@ -180,38 +177,16 @@ def test_what_is_out_of_range_or_does_not_fit_is_refused(cls: type, settings: di
     assert words in refusal(cls, **settings)
 
 
-def other(value: Any, f: Any) -> Any:
-    """A second valid value of a field; numbers are halved, 1 is doubled, choices swapped."""
-    swaps = {
-        "none": "per_step", "torch": "normc", "tanh": "relu", "auto": "gaussian", "terminal": "bootstrap",
-        "corrected": "uncorrected", "constant": "linear", "joint": "separate", "adam": "rmsprop_torch",
-        "goes_on": "terminal",
-    }  # fmt: skip
-    if f.name in (others := {"standardise": "rollout", "convolutions": "nature"}):
-        return others[f.name]
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, str):
-        return swaps[value]
-    if isinstance(value, tuple):
-        return (*value, 32)
-    return 0.5 if not value else type(value)(value / 2) or 2 * value
-
-
-@pytest.mark.parametrize("name", [f.name for f in fields(Profile)])
+@pytest.mark.parametrize("name", SWITCHES)
 def test_runs_share_a_pack_exactly_when_they_differ_in_per_run_numbers(name: str) -> None:
-    company: dict[str, dict[str, Any]] = {
-        "value_stepsize": {"value_fit": "separate"},
-        "stepsize_kl_target": {"stepsize_schedule": "kl", "stepsize_kl_target": 1e-3},
-    }
-    run = RunConfig(profile=Profile(**company.get(name, {})))
-    (f,) = (f for f in fields(Profile) if f.name == name)
-    changed = replace(run, profile=replace(run.profile, **{name: other(getattr(run.profile, name), f)}))
-    assert changed != run
-    assert (pack_key(changed) == pack_key(run)) == (name in PER_RUN[Profile])
+    tries, (under, *_) = SWITCHES[name].tries, SWITCHES[name].under
+    one, other = (RunConfig(profile=Profile(**{"minibatch_size": 32, **under, name: value})) for value in tries[:2])
+    assert one != other
+    assert (pack_key(one) == pack_key(other)) == SWITCHES[name].per_run
 
 
 def test_learners_share_a_pack_and_seeds_and_tasks_do_what_they_should() -> None:
+    assert {"stepsize", "gamma", "value_coef", "entropy_coef"} <= {n for n, each in SWITCHES.items() if each.per_run}
     clip, fixed = (RunConfig(algo=algo) for algo in (Algo("clip", epsilon=0.2), Algo("kl_fixed", beta=3.0)))
     assert pack_key(clip) == pack_key(fixed) == pack_key(replace(clip, seed=9))
     for stranger in (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppo.config import Algo, Profile, RunConfig
+from ppo.config import SWITCHES, Algo, Profile, RunConfig
 from ppo.learners import OBJECTIVES
 from ppo.pack import Pack
 from ppo.refusals import UserError
@@ -33,52 +33,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "cem": {"observation_filter": "per_step"},
 }
 
-NORMC, ORTHOGONAL = {"init": "normc"}, {"init": "orthogonal"}
-PER_STEP, PER_ROLLOUT = ({"observation_filter": when} for when in ("per_step", "per_rollout"))
-SWITCHES: dict[str, list[tuple[dict[str, Any], tuple[Any, ...]]]] = {
-    "horizon": [({}, (64, 96))],
-    "actors": [({}, (1, 2, 3))],
-    "segment": [({}, (None, 8, 16, 32))],
-    "rollouts": [({}, (1, 2))],
-    "epochs": [({}, (2, 3))],
-    "minibatch_size": [({}, (16, 32))],
-    "stepsize": [({}, (3e-3, 1e-2))],
-    "gamma": [({}, (0.9, 0.99))],
-    "hidden_sizes": [({}, ((8, 8), (8,), (16, 8)))],
-    "activation": [({}, ("tanh", "relu", "elu"))],
-    "shared_trunk": [({}, (False, True))],
-    "init": [({}, ("torch", "normc", "orthogonal"))],
-    "hidden_gain": [(NORMC, (1.0, 2.0)), (ORTHOGONAL, (1.0, 2.0))],
-    "policy_gain": [(NORMC, (0.01, 1.0)), (ORTHOGONAL, (0.01, 1.0))],
-    "value_gain": [(NORMC, (0.5, 1.0)), (ORTHOGONAL, (0.5, 1.0))],
-    "log_std_init": [({}, (-0.5, 0.0))],
-    "observation_filter": [({}, ("none", "per_rollout", "per_step"))],
-    "filter_clip": [(PER_STEP, (None, 0.5)), (PER_ROLLOUT, (None, 0.5))],
-    "filter_prior": [(PER_STEP, (1e-2, 10.0)), (PER_ROLLOUT, (1e-2, 10.0))],
-    "filter_floor": [(PER_STEP, (0.0, 2.0)), (PER_ROLLOUT, (0.0, 2.0))],
-    "filter_epsilon": [(PER_STEP, (0.0, 1.0)), (PER_ROLLOUT, (0.0, 1.0))],
-    "clip_actions": [({"log_std_init": 0.5}, (False, True))],
-    "scale_rewards": [({}, (False, True))],
-    "reward_clip": [({"scale_rewards": False}, (None, 0.5)), ({"scale_rewards": True}, (None, 0.1))],
-    "time_limit": [({}, ("terminal", "bootstrap"))],
-    "standardise": [({}, ("none", "rollout", "minibatch")), ({"value_fit": "separate"}, ("none", "minibatch"))],
-    "standardise_epsilon": [({"standardise": name}, (0.0, 1.0)) for name in ("rollout", "minibatch")],
-    "value_coef": [({"shared_trunk": True}, (0.05, 1.0))],
-    "value_clip": [({}, (None, 0.01))],
-    "entropy_coef": [({}, (0.0, 0.1))],
-    "value_fit": [({}, ("joint", "separate"))],
-    "value_stepsize": [({"value_fit": "separate"}, (None, 1e-3, 3e-3))],
-    "max_grad_norm": [({}, (None, 0.1))],
-    "optimiser": [({}, ("adam", "rmsprop_torch", "rmsprop_tensorflow"))],
-    "rmsprop_decay": [({"optimiser": f"rmsprop_{form}"}, (0.9, 0.99)) for form in ("torch", "tensorflow")],
-    "rmsprop_epsilon": [({"optimiser": f"rmsprop_{form}"}, (1e-5, 1.0)) for form in ("torch", "tensorflow")],
-    "adam_epsilon": [({}, (1e-8, 1e-2))],
-    "adam_epsilon_at": [({"adam_epsilon": 1e-2}, ("corrected", "uncorrected"))],
-    "stepsize_schedule": [({}, ("constant", "linear"))],
-    "stepsize_kl_target": [({"stepsize_schedule": "kl"}, (1e-5, 1.0))],
-    "epsilon_schedule": [({}, ("constant", "linear"))],
-}
-"""What a switch needs to bite, and settings of it that must all teach something else."""
+ALONE = {"standardise": [({"value_fit": "separate"}, ("none", "minibatch"))]}
+"""What switches must teach beside what they declare."""
 
 NO_SWITCH = {"policy", "convolutions", "lost_life"}
 """`policy` only refuses what does not fit; the others are for frames and lives: tests/ppo/test_atari.py."""
@@ -153,6 +109,7 @@ UNREAD = [
     ("value_gain", {"init": "torch"}, (0.5, 1.0)),
     ("standardise_epsilon", {"standardise": "none"}, (0.0, 1.0)),
     ("policy", {}, ("auto", "gaussian")),
+    ("lost_life", {}, ("goes_on", "terminal")),
     ("rmsprop_decay", {"optimiser": "adam"}, (0.9, 0.99)),
     ("rmsprop_epsilon", {"optimiser": "adam"}, (1e-5, 1.0)),
     ("adam_epsilon", {"optimiser": "rmsprop_torch"}, (1e-8, 1e-2)),
@@ -169,16 +126,17 @@ def run_of(base: str, settings: Mapping[str, Any], algo: Algo = CLIP, **changes:
 
 
 @cache
-def outputs(run: RunConfig) -> np.ndarray:
-    """What the trained agent says on 16 inputs: its mean actions (or logits), its values, its log std if it has one."""
-    pack = Pack([run])
+def outputs(*runs: RunConfig) -> np.ndarray:
+    """What a pack's agents say on 16 inputs, (R, …): mean actions (or logits), values, log std if there is one."""
+    pack = Pack(runs)
     for _ in train(pack):
         pass
-    assert pack.iteration == run.iterations
-    x = pack.learner.model.tensor(np.random.default_rng(0).standard_normal((1, 16, pack.spaces.observation_size)))
-    policy, value = pack.learner.model.network.policy_and_value(pack.learner.views, x)
-    log_std = [pack.learner.views["log_std"]] if "log_std" in pack.learner.views else []
-    return np.concatenate([part.detach().numpy().ravel() for part in (policy, value, *log_std)])
+    assert pack.iteration == runs[0].iterations
+    x = np.random.default_rng(0).standard_normal((1, 16, pack.spaces.observation_size)).repeat(len(runs), axis=0)
+    model, views = pack.learner.model, pack.learner.views
+    policy, value = model.network.policy_and_value(views, model.tensor(x))
+    log_std = [views["log_std"]] if "log_std" in views else []
+    return np.concatenate([part.detach().numpy().reshape(len(runs), -1) for part in (policy, value, *log_std)], axis=1)
 
 
 def assert_all_differ(runs: list[RunConfig]) -> None:
@@ -189,17 +147,29 @@ def assert_all_differ(runs: list[RunConfig]) -> None:
 
 
 def test_every_setting_has_a_case() -> None:
-    for cls, cases in ((Profile, SWITCHES.keys() | NO_SWITCH), (Algo, VARIANTS.keys())):
-        missing = {f.name for f in fields(cls)} - cases
-        assert not missing, f"{cls.__name__}: add what makes {', '.join(sorted(missing))} bite to this file's tables"
-        assert cases <= {f.name for f in fields(cls)}
+    """A switch without choices has two values to try beside its declaration in ppo/config.py."""
+    assert {name for name, declared in SWITCHES.items() if len(set(declared.tries)) < 2} == set()
+    assert list(SWITCHES) == [f.name for f in fields(Profile)]
+    missing = {f.name for f in fields(Algo)} - VARIANTS.keys()
+    assert not missing, f"Algo: add what makes {', '.join(sorted(missing))} bite to this file's tables"
+    assert VARIANTS.keys() <= {f.name for f in fields(Algo)}
 
 
 @pytest.mark.parametrize("base", PROFILES)
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", [name for name in SWITCHES if name not in NO_SWITCH])
 def test_a_switch_of_a_profile_moves_what_is_learned(name: str, base: str) -> None:
-    for needs, values in SWITCHES[name]:
+    declared = [(under, SWITCHES[name].tries) for under in SWITCHES[name].under]
+    for needs, values in [*declared, *ALONE.get(name, [])]:
         assert_all_differ([run_of(base, {**needs, name: value}) for value in values])
+
+
+@pytest.mark.parametrize("name", [name for name, declared in SWITCHES.items() if declared.per_run])
+def test_a_number_for_each_run_is_read_for_each_run(name: str) -> None:
+    """One pack holds them all, and each is what it is alone."""
+    settings = [{**SWITCHES[name].under[0], name: value} for value in SWITCHES[name].tries]
+    runs = [run_of("ppo1_2017_08", each) for each in settings]
+    for together, alone in zip(outputs(*runs), runs, strict=True):
+        np.testing.assert_array_equal(together, outputs(alone)[0])
 
 
 @pytest.mark.parametrize("base", PROFILES)
@@ -219,7 +189,7 @@ def test_what_nothing_reads_moves_nothing(name: str, needs: dict[str, Any], valu
 @pytest.mark.parametrize("base", PROFILES)
 @pytest.mark.parametrize("name", OUT_OF_REACH)
 def test_a_bound_that_nothing_meets_is_as_good_as_off(name: str, base: str) -> None:
-    one, other = (run_of(base, {**PER_STEP, name: value}) for value in (None, 1e6))
+    one, other = (run_of(base, {"observation_filter": "per_step", name: value}) for value in (None, 1e6))
     np.testing.assert_allclose(outputs(one), outputs(other), rtol=0, atol=VISIBLE / 10)
 
 

@@ -1,4 +1,4 @@
-"""The worked example of ppo/README.md, carried out in a copy: a new objective is one function and one YAML."""
+"""The worked examples of ppo/README.md, carried out in a copy: a new objective is two files, a new switch three."""
 
 import json
 import os
@@ -6,8 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
+
+from experiments.identity import run_id
+from ppo.config import Algo, Env, Profile, RunConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "ppo" / "README.md").read_text()
@@ -27,20 +31,29 @@ def block(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages with the asymmetric clip added as the README says."""
+    """The packages with the asymmetric clip and the bound on advantages added as the README says."""
     folder = tmp_path_factory.mktemp("copy")
-    for name in ("ppo", "experiments", "analysis", "conf"):
+    for name in ("ppo", "experiments", "analysis", "conf", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "baselines", "reports", "pictures")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    path = folder / "ppo" / "objectives.py"
-    text = path.read_text()
-    before, table, after = text.partition("SURROGATES = (\n")
-    line = '    Objective("projected"'
-    assert table and after.count(line) == 1
-    after = after.replace(line, f"    {block('Its line in `SURROGATES`').strip()}\n{line}")
-    path.write_text(before + block("Its function, in `ppo/objectives.py`") + "\n\n" + table + after)
+    objectives, config, surrogate = (folder / "ppo" / f"{name}.py" for name in ("objectives", "config", "surrogate"))
+    insert(objectives, "SURROGATES = (\n", block("Its function, in `ppo/objectives.py`") + "\n\n")
+    insert(objectives, '    Objective("projected"', indent(block("Its line in `SURROGATES`"), " " * 4))
     (folder / "conf" / "algo" / "clip_higher.yaml").write_text(block("Its file, `conf/algo/clip_higher.yaml`"))
+    declaration = block("Its declaration, in `ppo/config.py`, among the fields of `Profile`")
+    insert(config, "    standardise_epsilon: float = switch(", indent(declaration, " " * 4))
+    reads = block("Where it is read, in `ppo/surrogate.py`, at the end of `Surrogate.estimate`")
+    insert(surrogate, "        return advantage, value_target, values\n", indent(reads, " " * 8))
+    copied = (folder / "conf" / "profile" / "ppo1_2017_08.yaml").read_text()
+    line = block("A profile that sets it, `conf/profile/ppo1_bounded.yaml`, `ppo1_2017_08.yaml` with one line more")
+    (folder / "conf" / "profile" / "ppo1_bounded.yaml").write_text(copied + line)
     return folder
+
+
+def insert(path: Path, before: str, text: str) -> None:
+    whole = path.read_text()
+    assert whole.count(before) == 1
+    path.write_text(whole.replace(before, text + before))
 
 
 def run(folder: Path, *words: str) -> str:
@@ -105,3 +118,61 @@ def test_it_is_resumed_and_reported_with_no_further_edit(copy: Path) -> None:
     assert {p.name: p.read_bytes() for p in (copy / "more").rglob("attempt-2/episodes.csv")} == first
     run(copy, "analysis.report", "more", "--out", "page")
     assert "clip_higher_0.28" in (copy / "page" / "report.md").read_text()
+
+
+def test_a_switch_is_trained_with_and_refused_out_of_its_range(copy: Path) -> None:
+    run(copy, *TRAIN, "algo=clip", "profile=ppo1_bounded", "records=bounded", "num_seeds=1")
+    (path,) = (copy / "bounded").rglob("config.json")
+    assert json.loads(path.read_text())["config"]["profile"]["advantage_clip"] == 2.0
+    with pytest.raises(AssertionError, match=r"profile.advantage_clip=-1.0 must be above 0"):
+        run(copy, *TRAIN, "algo=clip", "profile.advantage_clip=-1")  # of a profile whose file does not list it
+
+
+SWITCH = """
+from dataclasses import replace
+import numpy as np
+from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.pack import Pack
+from ppo.surrogate import Surrogate
+from ppo.train import train
+from experiments import trace
+from experiments.identity import run_id
+profile = Profile(horizon=128, minibatch_size=32, epochs=2, stepsize=1e-2)
+free = RunConfig(Algo("clip", epsilon=0.2), profile, Env("CartPole-v1"), "gymnasium", env_steps=256)
+assert run_id(free) == "OLD", "at its default it moves no id"
+tight, loose = (replace(free, profile=replace(profile, advantage_clip=bound)) for bound in (0.5, 1e6))
+assert len({run_id(run) for run in (free, tight, loose)}) == 3
+original, seen = Surrogate.estimate, []
+def heard(*arguments):
+    seen.append(original(*arguments))
+    return seen[-1]
+Surrogate.estimate = heard
+def trained(run):
+    seen.clear()
+    pack = Pack([run])
+    for _ in train(pack): pass
+    return seen[0][0], pack.learner.flat.numpy()
+(advantage, parameters), (bounded, moved), (unbounded, same) = map(trained, (free, tight, loose))
+deviation = np.sqrt(((advantage - advantage.mean()) ** 2).mean())
+assert not 0.8 < deviation < 1.2
+np.testing.assert_allclose(bounded, advantage.clip(-0.5 * deviation, 0.5 * deviation), rtol=1e-12)
+assert not np.array_equal(moved, parameters)
+np.testing.assert_array_equal(same, parameters)
+runs = trace.everything()
+assert {run.profile.advantage_clip for run in runs.values()} == {None, 2.0}
+without = {name: run for name, run in runs.items() if not name.startswith("ppo1_bounded")}
+assert any("advantage_clip=0.5" in name for name in trace.lacking(without)), "traced where no profile sets it"
+"""
+
+
+def test_a_switch_bounds_what_it_says_moves_no_old_id_and_is_traced(copy: Path) -> None:
+    profile = Profile(horizon=128, minibatch_size=32, epochs=2, stepsize=1e-2)
+    free = RunConfig(Algo("clip", epsilon=0.2), profile, Env("CartPole-v1"), "gymnasium", env_steps=256)
+    run(copy, "timeit", "-n1", "-r1", SWITCH.replace("OLD", run_id(free)))
+
+
+def test_the_tests_of_switches_cover_it(copy: Path) -> None:
+    files = ("tests/ppo/test_config.py", "tests/ppo/test_switches.py")
+    names = "every_setting or (advantage_clip and (nan or pack or ppo1_bounded))"
+    said = run(copy, "pytest", "-n0", "-p", "no:cacheprovider", *files, "-k", names)
+    assert "6 passed" in said
