@@ -1,4 +1,4 @@
-"""The worked examples of ppo/README.md, carried out in a copy: a new objective is two files, a new switch three."""
+"""The worked examples of ppo/README.md, carried out in a copy: an objective is two files, all else three."""
 
 import json
 import os
@@ -31,12 +31,18 @@ def block(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages with the asymmetric clip and the bound on advantages added as the README says."""
+    """The packages with the asymmetric clip, hill climbing and the bound on advantages added as the README says."""
     folder = tmp_path_factory.mktemp("copy")
     for name in ("ppo", "experiments", "analysis", "conf", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "baselines", "reports", "pictures")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     objectives, config, surrogate = (folder / "ppo" / f"{name}.py" for name in ("objectives", "config", "surrogate"))
+    learners = folder / "ppo" / "learners.py"
+    (folder / "ppo" / "hill_climbing.py").write_text(block("Its learner, `ppo/hill_climbing.py`"))
+    line = block("Its line in `LEARNERS`, in `ppo/learners.py`, which imports it")
+    insert(learners, "    Uniform: (", indent(line, " " * 4))
+    insert(learners, "from ppo.learner import", "from ppo.hill_climbing import HILL_CLIMBING, HillClimbing\n")
+    (folder / "conf" / "algo" / "hill_climbing.yaml").write_text(block("Its file, `conf/algo/hill_climbing.yaml`"))
     insert(objectives, "SURROGATES = (\n", block("Its function, in `ppo/objectives.py`") + "\n\n")
     insert(objectives, '    Objective("projected"', indent(block("Its line in `SURROGATES`"), " " * 4))
     (folder / "conf" / "algo" / "clip_higher.yaml").write_text(block("Its file, `conf/algo/clip_higher.yaml`"))
@@ -108,16 +114,61 @@ def test_it_shares_a_pack_with_the_clip_and_equals_it_where_both_bounds_are_equa
     run(copy, "timeit", "-n1", "-r1", CHECKS)
 
 
-def test_it_is_resumed_and_reported_with_no_further_edit(copy: Path) -> None:
-    more = ("algo=clip_higher", "records=more", "checkpoint_seconds=0")
+@pytest.mark.parametrize(
+    ("algo", "label"), [("clip_higher", "clip_higher_0.28"), ("hill_climbing", "hill_climbing_0.1")]
+)
+def test_it_is_resumed_and_reported_with_no_further_edit(copy: Path, algo: str, label: str) -> None:
+    more = (f"algo={algo}", f"records={algo}", "checkpoint_seconds=0")
     run(copy, *TRAIN, *more)
-    first = {p.name: p.read_bytes() for p in (copy / "more").rglob("episodes.csv")}
-    for done in (copy / "more").rglob("done.json"):
+    first = {p.name: p.read_bytes() for p in (copy / algo).rglob("episodes.csv")}
+    for done in (copy / algo).rglob("done.json"):
         done.unlink()
     run(copy, *TRAIN, *more)  # goes on from the last checkpoint
-    assert {p.name: p.read_bytes() for p in (copy / "more").rglob("attempt-2/episodes.csv")} == first
-    run(copy, "analysis.report", "more", "--out", "page")
-    assert "clip_higher_0.28" in (copy / "page" / "report.md").read_text()
+    assert {p.name: p.read_bytes() for p in (copy / algo).rglob("attempt-2/episodes.csv")} == first
+    run(copy, "analysis.report", algo, "--out", f"page of {algo}")
+    assert label in (copy / f"page of {algo}" / "report.md").read_text()
+
+
+def test_a_learner_is_checked_and_watched(copy: Path) -> None:
+    with pytest.raises(AssertionError, match=r"algo.sigma=0.0 must be above 0"):
+        run(copy, *TRAIN, "algo=hill_climbing", "algo.sigma=0")
+    run(copy, *TRAIN, "algo=hill_climbing", "records=watched", "num_seeds=1")
+    assert "likeliest actions" in run(copy, "experiments.watch", "watched", "--episodes", "1")
+
+
+CLIMB = """
+from dataclasses import replace
+import numpy as np
+import torch
+from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.pack import Pack
+from ppo.train import train
+from experiments import trace
+from experiments.identity import run_id
+profile = Profile(horizon=128, minibatch_size=32)
+climber = RunConfig(Algo("hill_climbing", sigma=0.3), profile, Env("CartPole-v1"), "gymnasium", env_steps=128 * 8)
+others = [replace(climber, seed=seed, algo=Algo("hill_climbing", sigma=sigma)) for seed, sigma in ((1, 0.3), (0, 0.1))]
+assert len({run_id(run) for run in (climber, *others)}) == 3
+def climbed(*runs):
+    pack, played = Pack(list(runs)), []
+    row, parameters = pack.runs.index(climber), pack.learner.flat.clone()
+    for iteration in train(pack):
+        returns = [each.episode_return for each in iteration.episodes[row]]
+        played.append((np.mean(returns), parameters[row]))
+        parameters = pack.learner.flat.clone()
+    return pack.learner, row, played
+learner, row, played = climbed(climber)
+score, best = max(reversed(played), key=lambda each: each[0])
+assert learner.score[row] == score > played[0][0], "it climbed"
+assert torch.equal(learner.best[row], best), "and remembers where it stood"
+together, row, _ = climbed(*others, climber)
+assert torch.equal(together.flat[row], learner.flat[0]), "alone and in a pack: the same run"
+assert any("hill_climbing_0.1" in name for name in trace.everything())
+"""
+
+
+def test_a_learner_climbs_and_is_the_same_alone_and_in_a_pack(copy: Path) -> None:
+    run(copy, "timeit", "-n1", "-r1", CLIMB)
 
 
 def test_a_switch_is_trained_with_and_refused_out_of_its_range(copy: Path) -> None:
