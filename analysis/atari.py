@@ -31,6 +31,7 @@ from analysis.results import Results
 from analysis.scores import UNTRAINED, Raw
 from analysis.statistics import FEW, Array
 from analysis.tables import Table, csv, frame, many, markdown, number, plain, returns, span
+from experiments.commands import command
 
 PAPER = {"a2c": "A2C", "acer": "ACER", "ppo": "PPO"}
 """Columns of the published tables, and the paper's names."""
@@ -214,6 +215,7 @@ def write(dataset: Dataset, out: Path) -> str:
     return text
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.atari", description="The paper's Atari tables, and ours.")
     parser.add_argument("name", metavar="DATASET_OR_STUDY", help="a dataset's folder, a study, or a folder of records")
@@ -221,11 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the files (default: reports/NAME-atari in the records)")
     options = parser.parse_args(arguments)
     out = options.out or options.records / "reports" / f"{Path(options.name).resolve().name}-atari"
-    try:
-        print(write(dataset_of(options.name, options.records, mark=True), out), end="")
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(write(dataset_of(options.name, options.records, mark=True), out), end="")
     print(out, file=sys.stderr)
     return 0
 

@@ -39,6 +39,7 @@ from analysis.records import RecordError
 from analysis.sources import datasets, tools
 from analysis.sources.records import Broken, Collected, place_of, read_run
 from analysis.tables import many
+from experiments.commands import command
 
 TROUBLES = ("broken", "partial", "missing", "twice", "episodes")
 ALIKE = 0.75  # of the longest run of a tool that says nothing of budgets; shorter ones are another experiment
@@ -306,6 +307,7 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -319,12 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         runs = collect(options.sources, options.records, options.out.resolve(), options.leave_out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except MemoryError as error:  # pyarrow's own is one of these
-        print(f"error: not enough memory to collect this ({' '.join(str(error).split())})", file=sys.stderr)
-        return 2
+        raise RecordError(f"not enough memory to collect this ({' '.join(str(error).split())})") from error
     note = json.loads((options.out / "dataset.json").read_text())
     print(f"{many(len(runs), 'run')}, {many(int(runs['episodes'].sum()), 'episode')} in {options.out}")
     for kind, names in note["left_out"].items():

@@ -24,6 +24,7 @@ from analysis.dataset import RUN_COLUMNS, SCHEMA, load, parts_of
 from analysis.gates import QUANTITIES
 from analysis.records import RecordError
 from analysis.sources.records import Broken, Collected, place_of_study, read_run
+from experiments.commands import command
 
 KEPT = ("run", "iteration", "env_steps", *QUANTITIES)  # of the iterations
 
@@ -111,6 +112,7 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     return written, waiting
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.parts", description="A dataset that only grows.")
     parser.add_argument("study", help="a study of the records, complete or not")
@@ -118,16 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
     options = parser.parse_args(arguments)
     known = sorted(path.parent.name for path in options.records.glob("studies/*/manifest.jsonl"))
+    if options.study not in known:
+        raise RecordError(f"{options.study} is no study of {options.records} ({', '.join(known) or 'it has none'})")
     try:
-        if options.study not in known:
-            raise RecordError(f"{options.study} is no study of {options.records} ({', '.join(known) or 'it has none'})")
         written, waiting = grow(options.records / "studies" / options.study, options.out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except MemoryError as error:
-        print(f"error: not enough memory ({' '.join(str(error).split())})", file=sys.stderr)
-        return 2
+        raise RecordError(f"not enough memory ({' '.join(str(error).split())})") from error
     print("\n".join([*map(str, written), f"{len(written)} parts written, {waiting} cells are not finished"]))
     return 0
 

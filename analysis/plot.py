@@ -21,6 +21,7 @@ from matplotlib.ticker import EngFormatter
 from analysis.dataset import SCORE_EPISODES
 from analysis.folders import building
 from analysis.records import RecordError, Run, find_runs
+from experiments.commands import command
 
 POINTS = 200  # per curve
 TOLD_OF_ALL = ("profile", "code", "backend", "numerics")  # even where only runs of other variants differ in it
@@ -131,19 +132,16 @@ def save(figure: Figure, out: Path) -> None:
         (new / out.name).replace(out)
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.plot", description="Learning curves of runs, as a PNG.")
     parser.add_argument("records", nargs="+", type=Path, help="records root, or any folder of runs inside")
     parser.add_argument("--out", type=Path, help="where the picture goes (default: curves.png in the first folder)")
     options = parser.parse_args(arguments)
     out = options.out or options.records[0] / "curves.png"
-    try:
-        runs = find_runs(options.records)
-        figure = draw(runs)
-        save(figure, out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = find_runs(options.records)
+    figure = draw(runs)
+    save(figure, out)
     if not (table := scores(runs)).empty:
         print(table.to_string(float_format="{:.1f}".format, na_rep="–"))
     print(out)

@@ -31,6 +31,7 @@ from analysis.scores import UNTRAINED
 from analysis.sources.records import place_of
 from analysis.statistics import Array
 from analysis.tables import number, span
+from experiments.commands import command
 
 EXIT = {"PASS": 0, "FAIL": 1, "CHANGED": 3, "INCONCLUSIVE": 4}
 
@@ -200,6 +201,7 @@ def run(study: str, baseline: Baseline, records: Path, margin: float, out: Path)
     return verdict, text
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.regress", description="A study against a baseline.")
     parser.add_argument("--candidate", required=True, metavar="STUDY", help="a complete study in the records")
@@ -210,14 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of summary.md and curves.png (RECORDS/gates/STUDY)")
     options = parser.parse_args(arguments)
     out = options.out or options.records / "gates" / options.candidate
-    try:
-        if not 0 < options.margin < 1:
-            raise RecordError("--margin is a share of the baseline's span, between 0 and 1")
-        baseline = read_baseline(options.baseline, options.baselines)
-        verdict, text = run(options.candidate, baseline, options.records, options.margin, out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not 0 < options.margin < 1:
+        raise RecordError("--margin is a share of the baseline's span, between 0 and 1")
+    baseline = read_baseline(options.baseline, options.baselines)
+    verdict, text = run(options.candidate, baseline, options.records, options.margin, out)
     print(text, f"\n{out}", sep="")
     return EXIT[verdict]
 

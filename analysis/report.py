@@ -33,6 +33,7 @@ from analysis.results import LONG, Options, Results
 from analysis.scores import UNTRAINED, Scaling
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, many, markdown, number, plain
+from experiments.commands import command
 
 SHOWN = 8  # names of what is missing
 
@@ -281,6 +282,7 @@ def as_markdown(page: Page) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Tables, figures and a page.")
     parser.add_argument("name", metavar="NAME", help="a study, a folder of records, or a dataset's folder")
@@ -298,16 +300,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     title = Path(options.name).resolve().name
     out = options.out or options.records / "reports" / title
-    try:
-        if out.exists() and not (out / "index.html").exists():
-            raise RecordError(f"--out {out} is there and is no report; give a folder of its own")
-        dataset = dataset_of(options.name, options.records, options.missing == "mark")
-        dataset = chosen(dataset, options.variants, options.tasks)
-        results = Results(dataset, Options(Scaling(options.random, options.best), options.seed, options.reference))
-        write(results, title, options, out)
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if out.exists() and not (out / "index.html").exists():
+        raise RecordError(f"--out {out} is there and is no report; give a folder of its own")
+    dataset = dataset_of(options.name, options.records, options.missing == "mark")
+    dataset = chosen(dataset, options.variants, options.tasks)
+    results = Results(dataset, Options(Scaling(options.random, options.best), options.seed, options.reference))
+    write(results, title, options, out)
     print("\n".join([*(f"PARTIAL: {line}" for line in missing(dataset.note)), *summary(results)]))
     print(out / "index.html")
     return 0

@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.compose import CONF, NamedRun, check_arguments, check_first, fitted, runs_of
+from experiments.compose import CONF, NamedRun, fitted, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.jobs.launch import freeze_launch
@@ -35,7 +35,7 @@ from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
 from experiments.status import look, table
 from experiments.tracking.settings import MirrorProcess, Tracking
-from experiments.train import stop
+from experiments.train import begin, stop
 from ppo.config import Algo, Env, RunConfig
 from ppo.environments import Environments
 from ppo.pack import Pack
@@ -285,9 +285,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        check_first(sys.argv[1:])
-        check_arguments(sys.argv[1:], "benchmark")
-    except UserError as error:
-        stop(str(error))
-    main()
+    begin(main, "benchmark")

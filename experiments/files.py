@@ -1,22 +1,14 @@
 """Small files, written so that a kill leaves the old content or the new, never half of one."""
 
-import errno
 import json
 import os
 import socket
-import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import FULL
 from ppo.refusals import UserError
-
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the limit on a file's size is reached",
-}
 
 
 def as_json(value: Any) -> bytes:
@@ -101,25 +93,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def carried_out(command: Callable[[], int]) -> int:
-    """Run a command to its exit code; what the disk refuses is one sentence, and a reader that has gone is none."""
-    try:
-        code = command()
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno is None:  # a library's own, none of the system
-            raise
-        if error.filename is None:  # standard output: what is left of it would fail again at the end of the process
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 1
-        what, where = FULL.get(error.errno, error.strerror), error.filename or "standard output"
-        print(f"error: {what} ({where})", file=sys.stderr)
-        return 2

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from experiments.commands import FULL
 from experiments.compose import NamedRun
-from experiments.files import FULL
 from experiments.identity import run_id
 from experiments.records import checkpoint
 from experiments.records.checkpoint import Refused

@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.commands import command
 from experiments.files import read_json
 from experiments.film import ENCODING, Film, check_ending
 from experiments.jobs.standing import COMPLETE
@@ -157,6 +158,7 @@ def film_side_by_side(study: str, env: str, seed: int, records: Path, sample: bo
         print(f"{name}: {score(reel[-1].now)}")
 
 
+@command(UserError, OSError, gymnasium.error.Error)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.side_by_side", description="A study's agents at play, in one film."
@@ -168,14 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", action="store_true", help="sample actions as in training (default: the likeliest)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of play, at most (default: 8)")
     parser.add_argument("--out", type=Path, required=True, help="FILE.gif or FILE.mp4")
-    try:
-        film_side_by_side(**vars(parser.parse_args(arguments)))
-    except (UserError, OSError, gymnasium.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    film_side_by_side(**vars(parser.parse_args(arguments)))
     return 0
 
 

@@ -15,7 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.files import carried_out, read_json
+from experiments.commands import command
+from experiments.files import read_json
 from experiments.jobs.launch import Launch, launches_of
 from experiments.jobs.slurm import Queued, Silent, in_queue
 from experiments.jobs.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
@@ -158,6 +159,7 @@ def table(study: str, stands: Sequence[tuple[Entry, Standing]], note: str = "") 
     return Group(grid, *map(Text, filter(None, [note, *lines[:SHOWN], *more])))
 
 
+@command(UserError)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.status", description="How a study stands.")
     parser.add_argument("name", help="the study's name")
@@ -165,22 +167,19 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object with counts and every run")
     parser.add_argument("--watch", action="store_true", help="until it is complete")
     options = parser.parse_args()
-    try:
-        study = study_folder(options.name, options.records.resolve())
-        stands, note = look_anyway(study)
-        if options.json:
-            print(as_text(stands, note))
-        elif not options.watch:
-            console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-            console.print(table(options.name, stands, note), highlight=False)
-        else:
-            with Live(table(options.name, stands, note), console=Console()) as live:
-                while not complete(stands):
-                    time.sleep(WATCH_SECONDS)
-                    stands, note = look_anyway(study)
-                    live.update(table(options.name, stands, note))
-    except KeyboardInterrupt:
-        return 130
+    study = study_folder(options.name, options.records.resolve())
+    stands, note = look_anyway(study)
+    if options.json:
+        print(as_text(stands, note))
+    elif not options.watch:
+        console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+        console.print(table(options.name, stands, note), highlight=False)
+    else:
+        with Live(table(options.name, stands, note), console=Console()) as live:
+            while not complete(stands):
+                time.sleep(WATCH_SECONDS)
+                stands, note = look_anyway(study)
+                live.update(table(options.name, stands, note))
     return 0 if complete(stands) else 1
 
 
@@ -200,4 +199,4 @@ def as_text(stands: Sequence[tuple[Entry, Standing]], note: str = "") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(carried_out(main))
+    sys.exit(main())

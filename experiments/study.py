@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from experiments.choices import names_in
-from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, key_of, own_folder
+from experiments.commands import leave
+from experiments.compose import CONF, build, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.jobs.dry_run import cost, describe, scripts
@@ -36,7 +37,7 @@ from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
 from experiments.status import Waiting, counts, queued, told
 from experiments.tracking.settings import Tracking
-from experiments.train import leave, stop
+from experiments.train import begin, stop
 from ppo.refusals import UserError, choose, positive
 
 Tasks = list[list[PlannedPack]]
@@ -251,9 +252,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        check_first(sys.argv[1:])
-        check_arguments(sys.argv[1:], "launch")
-    except UserError as error:
-        stop(str(error))
-    main()
+    begin(main, "launch")

@@ -10,9 +10,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments.files import carried_out, read_lines
+from experiments.commands import command, leave
+from experiments.files import read_lines
 from experiments.tracking.mirror import Target
-from experiments.tracking.process import Mirrors, drop_settings_of_others, leave, told
+from experiments.tracking.process import Mirrors, drop_settings_of_others, told
 from experiments.tracking.settings import Tracking
 from ppo.refusals import UserError, near_matches
 
@@ -35,6 +36,7 @@ def folders_of(place: str, records: Path) -> tuple[Path, list[Path]]:
     return runs[0].parent.parent.parent, runs
 
 
+@command(UserError)
 def send() -> int:
     """What the command line asks for; returns the exit code."""
     defaults = Tracking()
@@ -60,7 +62,7 @@ def send() -> int:
 
 
 def main() -> None:
-    leave(carried_out(send))
+    leave(send())
 
 
 if __name__ == "__main__":

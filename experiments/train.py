@@ -3,15 +3,16 @@
 python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
 """
 
-import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from experiments.commands import leave
 from experiments.compose import build, check_arguments, check_first, fitted, folder_of, runs_of
 from experiments.jobs.progress import Progress
 from experiments.records.record import Record
@@ -63,17 +64,15 @@ def stop(sentence: str) -> None:
     leave(2)
 
 
-def leave(code: int) -> None:
-    """Exit without Hydra's wrapper turning the code into its own."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-if __name__ == "__main__":
+def begin(main: Callable[[], None], config: str = "config", bare: str = "") -> None:
+    """Run a Hydra application, after a look at the command line's words; `bare` is said where there are none."""
     try:
-        check_first(sys.argv[1:], BARE)
-        check_arguments(sys.argv[1:])
+        check_first(sys.argv[1:], bare)
+        check_arguments(sys.argv[1:], config)
     except UserError as error:
         stop(str(error))
     main()
+
+
+if __name__ == "__main__":
+    begin(main, bare=BARE)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.commands import leave
 from experiments.records.claims import Claim, Heartbeat, Taken, claim_all
 from experiments.tracking import mirror as wandb_side
 from experiments.tracking.mirror import Mirror, Source, Target, forget_core
@@ -177,12 +178,6 @@ def first_line(descriptor: int) -> bytes:
     while not line.endswith(b"\n") and (byte := os.read(descriptor, 1)):
         line += byte
     return line
-
-
-def leave(code: int) -> None:
-    """Exit at once: wandb's own exit handler would wait for a server that has gone."""
-    sys.stdout.flush()
-    os._exit(code)
 
 
 def main() -> None:
