@@ -4,7 +4,6 @@ Draws analysis/pictures/*.png, the same bytes from the same data, and prints the
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from analysis.figures import atari, bootstrapping, figure3, gradients, ladder, p
 from analysis.records import RecordError
 from analysis.report import missing
 from analysis.results import Results
-from experiments.commands import command
+from experiments.commands import command, typed
 
 
 def said_if_partial(drawing: Callable[[Results], Figure]) -> Callable[[Dataset], Figure]:
@@ -57,7 +56,7 @@ def absent(baselines: Path) -> list[str]:
     """How to make each dataset that is not there."""
     return [
         f"there is no dataset {baselines / name} yet; "
-        f"{shlex.join(['python', '-m', 'analysis.parts', name, '--out', str(baselines / name)])} makes it of what is "
+        f"{typed('analysis.parts', name, '--out', baselines / name)} makes it of what is "
         "finished of the study"
         for name in dict.fromkeys(name for name, _ in PICTURES.values())
         if committed(name, baselines) is None

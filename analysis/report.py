@@ -10,7 +10,6 @@ the same dataset would not give again, byte for byte.
 """
 
 import argparse
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from analysis.results import LONG, Options, Results
 from analysis.scores import UNTRAINED, Scaling
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, many, markdown, number, plain
-from experiments.commands import command
+from experiments.commands import command, typed
 
 SHOWN = 8  # names of what is missing
 
@@ -186,15 +185,15 @@ def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
     """What to type to have it again."""
     studies = dataset.note.get("studies") or [study for study in [dataset.note.get("study")] if study]
     left_out = list(dataset.note["left_out"])
-    train = [["python", "-m", "experiments.study", *study["overrides"]] for study in studies]
-    gather = ["python", "-m", "analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
+    train = [["experiments.study", *study["overrides"]] for study in studies]
+    gather = ["analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
     gather += ["--leave-out", *left_out] * bool(left_out)
-    write = ["python", "-m", "analysis.report", "DATASET", "--random", options.random, "--best", options.best]
+    write = ["analysis.report", "DATASET", "--random", options.random, "--best", options.best]
     for flag, names in (("variants", options.variants), ("tasks", options.tasks)):
         write += [f"--{flag}", *names] if names else []
     write += ["--reference", options.reference] if options.reference else []
-    write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(left_out)
-    return [shlex.join(words) for words in (*train, gather, write)]
+    write += ["--seed", options.seed] + ["--missing", "mark"] * bool(left_out)
+    return [typed(*words) for words in (*train, gather, write)]
 
 
 def dataset_of(name: str, records: Path, mark: bool) -> Dataset:

@@ -30,10 +30,11 @@ from experiments.compose import CONF, NamedRun, fitted, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.jobs.launch import freeze_launch
+from experiments.jobs.survey import look
 from experiments.manifest import expand, freeze, study_of
 from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
-from experiments.status import look, table
+from experiments.status import table
 from experiments.tracking.settings import MirrorProcess, Tracking
 from experiments.train import begin, stop
 from ppo.config import Algo, Env, RunConfig

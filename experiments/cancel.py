@@ -12,8 +12,8 @@ from experiments.commands import command
 from experiments.files import read_json
 from experiments.jobs.launch import launches_of
 from experiments.jobs.slurm import ask, noted_follow_up, queue, reconcile, surroundings
+from experiments.jobs.survey import study_folder
 from experiments.records.claims import live_owners
-from experiments.status import study_folder
 from ppo.refusals import UserError
 
 

@@ -1,10 +1,11 @@
-"""What every command answers with, refused, interrupted or done: an exit code, and one sentence at most.
+"""What all commands share: how they are typed, and what they answer, done, refused or interrupted.
 
 Of the standard library alone, so that `analysis` may read it too.
 """
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -55,6 +56,11 @@ def command(*refused: type[Exception]) -> Callable[[Callable[P, int]], Callable[
         return run
 
     return decorate
+
+
+def typed(module: str, *words: object) -> str:
+    """The line that a person types to run a module, quoted for a shell."""
+    return shlex.join(["python", "-m", module, *map(str, words)])
 
 
 def drop_output() -> None:

@@ -7,7 +7,7 @@ import ctypes
 import errno
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class Interrupts:
             raise Interrupted(signum)
 
     @contextmanager
-    def held(self):  # type: ignore[no-untyped-def]
+    def held(self) -> Iterator[None]:
         """Inside, a signal waits."""
         self.holding = True
         try:
@@ -244,7 +244,7 @@ def checkpoint_all(attempts: dict[int, Attempt], watcher: Watcher, outcome: Outc
 
 
 @contextmanager
-def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome):  # type: ignore[no-untyped-def]
+def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> Iterator[None]:
     """A member that someone else has claimed leaves; its mates go on, and the last one takes the pack with it."""
     try:
         yield
@@ -259,7 +259,7 @@ class DiskError(UserError):
 
 
 @contextmanager
-def explained(records: Path):  # type: ignore[no-untyped-def]
+def explained(records: Path) -> Iterator[None]:
     """What the disk refuses, in one sentence."""
     try:
         yield

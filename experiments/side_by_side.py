@@ -19,8 +19,8 @@ from experiments.commands import command
 from experiments.files import read_json
 from experiments.film import ENCODING, Film, check_ending
 from experiments.jobs.standing import COMPLETE
+from experiments.jobs.survey import counts, look, study_folder, summarise
 from experiments.manifest import picked
-from experiments.status import counts, look, study_folder, told
 from experiments.watch import Agent, Moment, episode, open_environment, say_other_code
 from ppo.refusals import UserError, positive
 
@@ -51,7 +51,7 @@ def agents_of(study: str, records: Path, env: str, seed: int) -> dict[str, Agent
     picked("--seed", seed, list(map(str, seeds)))
     stands = [(entry, stand) for entry, stand in stands if entry.run.config.seed == seed]
     if any(stand.state not in COMPLETE for _, stand in stands):
-        numbers = told(counts(stand for _, stand in stands))
+        numbers = summarise(counts(stand for _, stand in stands))
         raise UserError(f"{study} has unfinished runs on {env}, seed {seed}: {numbers}; film it when all are done")
     runs = records / "runs" / read_json(folder / "study.json")["code_id"]
     if kept := [entry.folder_name for entry, _ in stands if not (runs / entry.folder_name / "done.json").exists()]:

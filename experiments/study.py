@@ -5,7 +5,6 @@ conf/study ──expand once──▶ manifest ──what is missing, packed─�
 
 import os
 import re
-import shlex
 import signal
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from experiments.choices import names_in
-from experiments.commands import leave
+from experiments.commands import leave, typed
 from experiments.compose import CONF, build, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
@@ -32,10 +31,10 @@ from experiments.jobs.packs import Calibration, PlannedPack, plan
 from experiments.jobs.site import Slurm
 from experiments.jobs.slurm import Silent, in_queue, site_array_size, submit
 from experiments.jobs.standing import COMPLETE, kept_as_done, runs_in, standings
+from experiments.jobs.survey import Waiting, counts, queued, summarise
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
-from experiments.status import Waiting, counts, queued, told
 from experiments.tracking.settings import Tracking
 from experiments.train import begin, stop
 from ppo.refusals import UserError, choose, positive
@@ -216,8 +215,8 @@ def submit_packs(request: Request, cluster: Slurm, tasks: Tasks, console: Consol
     frozen = freeze_launch(request.folder, ids_of(tasks[: cluster.max_tasks]), request.head)
     for part in submit(frozen, cluster):
         say(console, f"submitted {part.job}: {part.count} tasks, {part.name}")
-    status = ["python", "-m", "experiments.status", request.name, "--records", str(request.records)]
-    say(console, f"logs in {frozen.folder}/logs; see {shlex.join(status)}")
+    status = typed("experiments.status", request.name, "--records", request.records)
+    say(console, f"logs in {frozen.folder}/logs; see {status}")
     return 0
 
 
@@ -225,7 +224,7 @@ def report(request: Request, entries: Sequence[Entry], waiting: Waiting, console
     """Say how the study stands now; returns 0 if it is complete."""
     stands = kept_as_done(entries, standings(entries, request.records, code_id()), request.kept)
     stands = [queued(stand, waiting.get(entry.run_id)) for entry, stand in zip(entries, stands, strict=True)]
-    say(console, f"{request.name}: {told(counts(stands))}")
+    say(console, f"{request.name}: {summarise(counts(stands))}")
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state == "failed":
             say(console, f"failed: {entry.folder_name}: {stand.note}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from experiments.commands import command, leave
 from experiments.files import read_lines
 from experiments.tracking.mirror import Target
-from experiments.tracking.process import Mirrors, drop_settings_of_others, told
+from experiments.tracking.process import Mirrors, drop_settings_of_others, summarise
 from experiments.tracking.settings import Tracking
 from ppo.refusals import UserError, near_matches
 
@@ -54,7 +54,7 @@ def send() -> int:
         mirrors = Mirrors(folders[first : first + AT_ONCE], target, lambda line: print(line, file=sys.stderr))
         mirrors.keep_up(lambda _: True)
         ended.update(mirrors.ended)
-        print(f"{min(first + AT_ONCE, len(folders))} of {len(folders)}: {told(ended)}", flush=True)
+        print(f"{min(first + AT_ONCE, len(folders))} of {len(folders)}: {summarise(ended)}", flush=True)
         if ended["FAILED"]:
             print("stopped; give the same command again to go on", file=sys.stderr)
             return 1

@@ -3,7 +3,6 @@
 python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
 """
 
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.commands import leave
+from experiments.commands import leave, typed
 from experiments.compose import build, check_arguments, check_first, fitted, folder_of, runs_of
 from experiments.jobs.progress import Progress
 from experiments.records.record import Record
@@ -53,7 +52,7 @@ def main(cfg: DictConfig) -> None:
     if outcome.already:
         print(f"{len(outcome.already)} of {len(runs)} runs were finished before; nothing to do for them")
     if outcome.done or outcome.already:
-        print(f"records in {records}/runs; picture: {shlex.join(['python', '-m', 'analysis.plot', str(records)])}")
+        print(f"records in {records}/runs; picture: {typed('analysis.plot', records)}")
     if outcome.elsewhere:
         leave(1)
 

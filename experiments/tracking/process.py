@@ -148,7 +148,7 @@ class Mirrors:
         claim.release()
 
 
-def told(ended: Mapping[str, int]) -> str:
+def summarise(ended: Mapping[str, int]) -> str:
     """'2 complete, 1 so far'. FAILED are the mirrors, not their runs, and that must not be read from it."""
     words = {stage: stage.replace("FAILED", "not sent") for stage in ended}
     return ", ".join(f"{count} {words[stage]}" for stage, count in ended.items() if count)
@@ -205,7 +205,7 @@ def main() -> None:
         mirrors = Mirrors([Path(folder) for folder in task["folders"]], target, say)
         succeeded = mirrors.keep_up(trainer_is_gone, wandb_side.FINISH_SECONDS)
         if sum(mirrors.ended.values()) > mirrors.ended["complete before"]:
-            print(f"W&B {target.mode}: {told(mirrors.ended)}", file=sys.stderr, flush=True)
+            print(f"W&B {target.mode}: {summarise(mirrors.ended)}", file=sys.stderr, flush=True)
     except Exception as error:
         say(f"stopped: {sentence(error)}")
         succeeded = False

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from experiments.commands import command as answering
+from experiments.commands import typed
 from experiments.files import create_once
 from experiments.identity import code_id
 from experiments.jobs import worker
@@ -325,6 +326,16 @@ def test_an_error_that_a_command_names_is_its_own_sentence(capsys: pytest.Captur
 
     assert main(["row 3 was not written"]) == 2
     assert capsys.readouterr().err == f"error: [Errno {errno.ENOSPC}] row 3 was not written\n"
+
+
+def test_a_line_to_type_survives_a_shell() -> None:
+    line = typed("experiments.study", "study=table1", Path("my $records"), "envs=[hopper,swimmer]", 8)
+    printed = subprocess.run(
+        ["sh", "-c", f"python() {{ printf '%s\\n' \"$@\"; }}; {line}"], capture_output=True, text=True
+    )
+    assert printed.stdout.splitlines() == [
+        "-m", "experiments.study", "study=table1", "my $records", "envs=[hopper,swimmer]", "8"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("a library's own")])
