@@ -26,7 +26,7 @@ from analysis.findings import LEVEL_NAME
 from analysis.folders import building
 from analysis.paper import published
 from analysis.records import RecordError
-from analysis.report import about, dataset_of, missing, provenance
+from analysis.report import about, dataset_of, missing, provenance, title_of
 from analysis.results import Results
 from analysis.scores import UNTRAINED, Raw
 from analysis.statistics import FEW, Array
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, default=Path("records"), help="where studies are looked up")
     parser.add_argument("--out", type=Path, help="folder of the files (default: reports/NAME-atari in the records)")
     options = parser.parse_args(arguments)
-    out = options.out or options.records / "reports" / f"{Path(options.name).resolve().name}-atari"
+    out = options.out or options.records / "reports" / f"{title_of(options.name)}-atari"
     print(write(dataset_of(options.name, options.records, mark=True), out), end="")
     print(out, file=sys.stderr)
     return 0
