@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import scores, statistics
-from analysis.curves import fill
+from analysis.curves import EPISODE, fill, rows_of
 from analysis.dataset import SCORE_EPISODES, Dataset
 from analysis.figures import captions, style
 from analysis.figures.atari import figure6
@@ -59,7 +59,7 @@ def shared(results: Results) -> list[str]:
 
 def over_training(results: Results) -> Raw:
     """Raw scores by Table 2's first criterion: the mean return of all of a run's episodes."""
-    sums, counts = fill(results.dataset, results.runs["run"], results.runs["budget"].to_numpy())
+    sums, counts = fill(rows_of(results.dataset, results.runs["run"], EPISODE), results.runs["budget"].to_numpy())
     totals, episodes = sums.sum(axis=1), counts.sum(axis=1)
     score = np.divide(totals, episodes, out=np.full_like(totals, np.nan), where=episodes > 0)
     return scores.raw_scores(results.runs.assign(score=score))
