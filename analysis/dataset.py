@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.records import LARGEST, UNREADABLE, RecordError, read_json
+from experiments.records.schema import FINISHED, SCORE_EPISODES
 
 SCHEMA = 1
 FILES = ("runs.parquet", "episodes.parquet", "iterations.parquet", "dataset.json")
@@ -34,13 +35,14 @@ RUN_COLUMNS = {
     "env": "task with its version, such as Hopper-v4",
     "profile": "name of the implementation details",
     "seed": "",
-    "status": "complete | diverged | faulty | partial",
+    "status": " | ".join([*FINISHED, "partial"]),
     "not_finite": "what was first no finite number, such as: rewards at env step 5; empty if nothing was",
     "measure": "what the rows of `episodes` are: training episodes | evaluation episodes | running means",
     "budget": "env steps asked for",
     "env_steps": "env steps taken",
     "episodes": "finished episodes",
-    "score": "mean return of the last 100 finished episodes (fewer if there are fewer); NaN if none or infinite",
+    "score": f"mean return of the last {SCORE_EPISODES} finished episodes (fewer if there are fewer); NaN if none or "
+    "infinite",
     "score_episodes": "how many episodes the score is the mean of",
     "seconds": "wall seconds of its pack's iterations, divided by the pack's size",
     "peak_mb": "largest resident memory of its pack's process, MB; NaN if it is not known",
@@ -75,7 +77,6 @@ MOST_RUNS = 200_000
 UNREADABLE_TABLE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
 """What reading a damaged table may raise. Too little memory is none of these: the file is whole."""
 
-SCORE_EPISODES = 100  # the score is the mean return of a run's last 100 episodes (section 6.1)
 NAMED = 3  # variants that are missing on a task; more are counted
 
 

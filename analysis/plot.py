@@ -18,9 +18,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from analysis.dataset import SCORE_EPISODES
 from analysis.folders import building
 from analysis.records import RecordError, Run, find_runs
+from experiments.records.schema import SCORE_EPISODES
 
 POINTS = 200  # per curve
 TOLD_OF_ALL = ("profile", "code", "backend", "numerics")  # even where only runs of other variants differ in it

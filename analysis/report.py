@@ -23,7 +23,7 @@ import pandas as pd
 
 from analysis import findings, replicate
 from analysis.collect import collect
-from analysis.dataset import SCORE_EPISODES, Dataset, load, parts_of
+from analysis.dataset import Dataset, load, parts_of
 from analysis.figures import kinds, style
 from analysis.folders import building
 from analysis.page import Page, Picture, render
@@ -33,6 +33,7 @@ from analysis.results import LONG, Options, Results
 from analysis.scores import UNTRAINED, Scaling
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, many, markdown, number, plain
+from experiments.records.schema import SCORE_EPISODES
 
 SHOWN = 8  # names of what is missing
 

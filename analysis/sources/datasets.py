@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from analysis.dataset import Dataset, load, parts_of
 from analysis.records import RecordError
-from analysis.sources.records import COUNTS, EPISODES, Collected
+from analysis.sources.records import Collected, type_of
 
 
 def is_dataset(folder: Path) -> bool:
@@ -76,6 +76,5 @@ def stretches(runs: pa.Array) -> Iterator[tuple[int, int]]:
 
 def retyped(table: pa.Table) -> pa.Table:
     """With the types that a dataset promises: parts keep less of some columns."""
-    kinds = {name: EPISODES.get(name, pa.int64() if name in COUNTS else pa.float64()) for name in table.column_names}
-    kinds = {name: kind for name, kind in kinds.items() if name != "run"}
+    kinds = {name: type_of(name) for name in table.column_names if name != "run"}
     return table.select(list(kinds)).cast(pa.schema(list(kinds.items())))

@@ -128,9 +128,7 @@ class Done(TypedDict):
     seed: Annotated[NotRequired[int], "as in config.json"]
     attempt: Annotated[int, "number of the attempt that finished; its files count"]
     env_steps: Annotated[int, "taken"]
-    score: Annotated[
-        float | None, f"mean return of the last {SCORE_EPISODES} finished episodes, fewer if there are fewer"
-    ]
+    score: Annotated[float | None, f"mean return of the last {SCORE_EPISODES} finished episodes; fewer if need be"]
     episodes_sha256: Annotated[NotRequired[str], "digest of the attempt's episodes.csv"]
     iterations_sha256: Annotated[NotRequired[str], "digest of the attempt's iterations.csv"]
     config_sha256: Annotated[NotRequired[str], "digest of config.json"]
@@ -159,6 +157,12 @@ def newer(head: Mapping[str, Any]) -> str:
     if type(said) is int and said <= FORMAT:
         return ""
     return f"it has format {said!r}, and this code reads formats up to {FORMAT}; read it with newer code"
+
+
+def whole_numbers(settings: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that are integers, for stores that do not tell 1.0 from 1."""
+    inner = [name for value in settings.values() if isinstance(value, Mapping) for name in whole_numbers(value)]
+    return sorted({*inner, *(name for name, value in settings.items() if type(value) is int)})
 
 
 def seal(done: Mapping[str, Any]) -> str:
