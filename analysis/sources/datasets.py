@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.dataset import Dataset, load, parts_of
+from analysis.dataset import Dataset, Note, load, parts_of
 from analysis.records import RecordError
 from analysis.sources.records import Collected, type_of
 
@@ -17,7 +16,7 @@ def is_dataset(folder: Path) -> bool:
     return (parts_of(folder)[0] / "dataset.json").exists()
 
 
-def noted(folder: Path, note: dict[str, Any]) -> Dataset:
+def noted(folder: Path, note: Note) -> Dataset:
     """The dataset; what its note says of studies, of what was left out and of seeds goes into `note`."""
     dataset = load(folder)
     studies = dataset.note.get("studies") or [study for study in [dataset.note.get("study")] if study]
@@ -25,7 +24,7 @@ def noted(folder: Path, note: dict[str, Any]) -> Dataset:
         note.setdefault("study", dataset.note.get("study") or studies[0])
         note.setdefault("studies", []).extend(study for study in studies if study not in note.get("studies", []))
     for kind, names in dataset.note["left_out"].items():
-        note.setdefault("left_out", {}).setdefault(kind, []).extend(names)
+        note["left_out"].setdefault(kind, []).extend(names)
     note.setdefault("numbered", []).extend(dataset.note.get("numbered", []))
     return dataset
 

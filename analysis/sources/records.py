@@ -14,9 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from analysis.dataset import RUNS
+from analysis.dataset import RUNS, StudyKept
 from analysis.records import LARGEST_JSON, UNREADABLE, RecordError, attempts_with, read_json, read_whole, variant_of
-from experiments.records.schema import COLUMNS, FINISHED, KINDS, SCORE_EPISODES, SPENT, Done, Head, newer, score, seal
+from experiments.records.schema import (
+    COLUMNS,
+    FINISHED,
+    KINDS,
+    SCORE_EPISODES,
+    SPENT,
+    Done,
+    Head,
+    StudyNote,
+    newer,
+    score,
+    seal,
+)
 
 EPISODES = {name: pa.type_for_alias(column.kind) for name, column in COLUMNS["episodes.csv"].items()}
 RECORD_NAME = re.compile(r"(?P<cell>.+)\.s(?P<seed>\d+)-(?P<run_id>[0-9a-f]{12})")
@@ -51,7 +63,7 @@ class Place:
     folders: list[Path]
     variants: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
-    study: Mapping[str, Any] = field(default_factory=dict)
+    study: StudyKept | None = None
 
 
 def place_of(source: str, records: Path) -> Place:
@@ -74,7 +86,7 @@ def place_of_study(study: Path) -> Place:
     """The runs of its manifest, trained by the code that the study command was last given under."""
     try:
         lines = [json.loads(line) for line in read_whole(study / "manifest.jsonl").splitlines()]
-        written = read_json(study / "study.json")
+        written: StudyNote = read_json(study / "study.json")
         runs = study.parent.parent / "runs" / written["code_id"]
         there = {path.name.rpartition("-")[2]: path for path in runs.glob("*")}
         absent = [line for line in lines if line["run_id"] not in there]
@@ -88,7 +100,9 @@ def place_of_study(study: Path) -> Place:
                 "name": study.name,
                 "variants": list(dict.fromkeys(line["variant"] for line in lines)),
                 "environments": list(dict.fromkeys(line["config"]["env"]["id"] for line in lines)),
-                **{name: written[name] for name in ("overrides", "tables", "figures")},
+                "overrides": written["overrides"],
+                "tables": written["tables"],
+                "figures": written["figures"],
             },
         )
     except UNREADABLE as error:
@@ -241,7 +255,7 @@ def last_of(column: pa.ChunkedArray) -> int:
     return int(column[-1].as_py()) if len(column) else 0
 
 
-def score_of(episodes: pa.Table, status: str) -> dict[str, Any]:
+def score_of(episodes: pa.Table, status: str = "complete") -> dict[str, Any]:
     """The run's score, NaN where it has none, and of how many episodes it is."""
     last = episodes["return"][-SCORE_EPISODES:].to_numpy().tolist()
     found = score(last, status)

@@ -203,7 +203,7 @@ def collected(
     """The run of a variant, env and seed. Of running means the score is the last one; how many episodes finished is not
     known, and 0."""
     last = int(log.episodes["env_step"][-1].as_py())
-    score = score_of(log.episodes, "complete")
+    score = score_of(log.episodes)
     if log.measure == MEANS:
         score = {"episodes": 0, "score": log.episodes["return"][-1].as_py(), "score_episodes": log.window}
     row = {

@@ -137,17 +137,12 @@ class Done(TypedDict):
 
 
 class StudyNote(TypedDict):
-    """study.json: what a study is, and how its command was last given."""
+    """study.json: how a study's command was last given. It also has the grid, of which the manifest has every run."""
 
-    environments: NotRequired[Sequence[str]]
-    variants: NotRequired[Mapping[str, Sequence[str]]]
-    seeds: NotRequired[Sequence[int]]
-    env_steps: NotRequired[int]
-    profile: NotRequired[str | None]
-    tables: Sequence[str]
+    tables: Sequence[str]  # of its report
     figures: Sequence[str]
-    code_id: str
-    overrides: list[str]
+    code_id: str  # of the code that trains its runs
+    overrides: list[str]  # of the command
     parts: NotRequired[str | None]  # folder of a dataset's parts; older launches do not say it
 
 

@@ -84,9 +84,7 @@ def test_a_record_of_a_newer_format_is_refused(
     reader: Callable[[Path], object], refusal: type[Exception], said: Any, folder: Path
 ) -> None:
     (folder / "config.json").write_bytes(as_json(content(folder / "config.json") | {"format": said}))
-    with pytest.raises(
-        refusal, match=rf"is of newer code: it has format {said!r}, and this code reads .* up to 1"
-    ):
+    with pytest.raises(refusal, match=rf"is of newer code: it has format {said!r}, and this code reads .* up to 1"):
         reader(folder)
 
 
