@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis import scores, statistics
 from analysis.curves import EPISODE, fill, rows_of
-from analysis.dataset import SCORE_EPISODES, Dataset
+from analysis.dataset import Dataset
 from analysis.figures import captions, style
 from analysis.figures.atari import figure6
 from analysis.findings import LEVEL_NAME
@@ -32,6 +32,7 @@ from analysis.scores import UNTRAINED, Raw
 from analysis.statistics import FEW, Array
 from analysis.tables import Table, csv, frame, many, markdown, number, plain, returns, span
 from experiments.commands import command
+from experiments.records.schema import SCORE_EPISODES
 
 PAPER = {"a2c": "A2C", "acer": "ACER", "ppo": "PPO"}
 """Columns of the published tables, and the paper's names."""

@@ -13,14 +13,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from analysis.bless import compact
 from analysis.collect import refuse_mixed, write
-from analysis.dataset import RUN_COLUMNS, SCHEMA, load, parts_of
+from analysis.dataset import RUN_COLUMNS, SCHEMA, Note, StudyKept, load, parts_of
 from analysis.gates import QUANTITIES
 from analysis.records import RecordError
 from analysis.sources.records import Broken, Collected, place_of_study, read_run
@@ -52,7 +51,7 @@ def finished(folders: Iterable[Path], variants: dict[str, str]) -> list[Collecte
     return runs
 
 
-def write_part(runs: Sequence[Collected], note: dict[str, Any], out: Path) -> Path:
+def write_part(runs: Sequence[Collected], note: Note, out: Path) -> Path:
     """A part of these runs of one cell, whole or not at all; returns its folder."""
     row, seeds = runs[0].row, sorted(run.row["seed"] for run in runs)
     if row["env"] in (".", "..") or re.search(r"[/\\\0]", row["env"]):
@@ -98,8 +97,8 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     refuse_other_code(stored, folders, out)
     assert place.study is not None
     asked = [words for words in place.study["overrides"] if not words.startswith("records=")]  # a place, not a setting
-    about = {**place.study, "overrides": asked}
-    note = {"schema": SCHEMA, "sources": [study.name], "columns": RUN_COLUMNS, "study": about, "left_out": {}}
+    about: StudyKept = {**place.study, "overrides": asked}
+    note: Note = {"schema": SCHEMA, "sources": [study.name], "columns": RUN_COLUMNS, "study": about, "left_out": {}}
     written, waiting = [], 0
     for ids in cells_of(study).values():
         fresh = [run_id for run_id in ids if run_id not in set(stored["run_id"])]

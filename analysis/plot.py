@@ -18,12 +18,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from analysis.curves import Curves, band, by_task
-from analysis.dataset import SCORE_EPISODES
 from analysis.figures.curves import steps_axis
 from analysis.folders import building
 from analysis.records import RecordError, Run, find_runs
 from analysis.tables import many
 from experiments.commands import command
+from experiments.records.schema import SCORE_EPISODES
 
 TOLD_OF_ALL = ("profile", "code", "backend", "numerics")  # even where only runs of other variants differ in it
 

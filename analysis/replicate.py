@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.dataset import SCORE_EPISODES, load
+from analysis.dataset import load
 from analysis.paper import published
 from analysis.paper.published import TASKS
 from analysis.records import RecordError
@@ -36,6 +36,7 @@ from analysis.scores import (
 )
 from analysis.statistics import FEW, LEVEL, Array, fewest, heavy_tailed, holm, widened
 from experiments.commands import command
+from experiments.records.schema import SCORE_EPISODES
 
 SEEDS = 3  # section 6.1
 ROUNDING = 0.005  # Table 1 prints two decimals

@@ -22,7 +22,7 @@ import pandas as pd
 
 from analysis import findings, replicate
 from analysis.collect import collect
-from analysis.dataset import SCORE_EPISODES, Dataset, load
+from analysis.dataset import Dataset, load
 from analysis.figures import kinds, style
 from analysis.folders import building
 from analysis.page import Page, Picture, render
@@ -34,6 +34,7 @@ from analysis.sources.datasets import is_dataset
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, many, markdown, number, plain
 from experiments.commands import command, typed
+from experiments.records.schema import SCORE_EPISODES
 
 SHOWN = 8  # names of what is missing
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import numpy as np
@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from experiments.compose import CONF, NamedRun, fitted, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
-from experiments.jobs.launch import freeze_launch
+from experiments.jobs.launch import LaunchTerms, freeze_launch
 from experiments.jobs.survey import look
 from experiments.manifest import expand, freeze, study_of
 from experiments.records.record import Record
@@ -188,7 +188,7 @@ def large_study(seeds: int, folder: str) -> Figures:
         run = records / "runs" / code_id() / entry.folder_name
         (run / "attempt-1").mkdir(parents=True)
         (run / "done.json").write_bytes(as_json({"status": "complete", "score": 1.0, "env_steps": 999_424}))
-    freeze_launch(study, [[[entry.run_id for entry in entries]]], {"cluster": "local"})
+    freeze_launch(study, [[[entry.run_id for entry in entries]]], cast(LaunchTerms, {"cluster": "local"}))
     began = time.perf_counter()
     table("large", look(study))
     return {"runs": len(entries), "expand_s": expanded, "status_s": time.perf_counter() - began}

@@ -15,10 +15,9 @@ def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
+        return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
             f"{path} is not readable JSON ({error}); move this file away, not its folder, and give the command again"

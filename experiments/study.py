@@ -25,7 +25,7 @@ from experiments.compose import CONF, build, fitted, folder_of, key_of, own_fold
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.jobs.dry_run import cost, describe, scripts
-from experiments.jobs.launch import Task, freeze_launch
+from experiments.jobs.launch import LaunchTerms, Task, freeze_launch
 from experiments.jobs.local import Local, Pool
 from experiments.jobs.packs import Calibration, PlannedPack, plan
 from experiments.jobs.site import Slurm
@@ -34,6 +34,7 @@ from experiments.jobs.standing import COMPLETE, kept_as_done, runs_in, standings
 from experiments.jobs.survey import Waiting, counts, queued, summarise
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
 from experiments.records.claims import Heartbeat, Taken, claim_all
+from experiments.records.schema import StudyNote
 from experiments.runner import explained
 from experiments.tracking.settings import Tracking
 from experiments.train import begin, stop
@@ -53,7 +54,7 @@ class Request:
     entries: list[Entry]
     records: Path
     cluster: Local | Slurm
-    head: dict[str, Any]  # what every task of a launch must know
+    head: LaunchTerms
     retry: bool
     extend: bool
     kept: frozenset[str]  # ids of the runs that `parts` holds
@@ -128,9 +129,14 @@ def launch(request: Request, console: Console) -> int:
                 say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
                 tasks = tasks_of(request.cluster, todo, console)  # refuses what cannot run, before anything is frozen
             freeze(request.folder, request.entries, request.extend)
-            overrides, parts = request.head["overrides"], request.head["parts"]
-            said = {**asdict(request.study), "code_id": code_id(), "overrides": overrides, "parts": parts}
-            write_durably(request.folder / "study.json", as_json(said))
+            note: StudyNote = {
+                "tables": request.study.tables,
+                "figures": request.study.figures,
+                "code_id": code_id(),
+                "overrides": request.head["overrides"],
+                "parts": request.head["parts"],
+            }
+            write_durably(request.folder / "study.json", as_json({**asdict(request.study), **note}))
             if todo:
                 for entry in todo:  # a fresh start for those that failed
                     (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
@@ -161,8 +167,8 @@ def preview(request: Request, console: Console) -> int:
         places = min(len(tasks), cluster.places if isinstance(cluster, Local) else cluster.throttle or len(tasks))
         gpus = isinstance(cluster, Slurm) and bool(cluster.gres or cluster.gpus)
         texts = [describe(tasks), cost(tasks, places, mirrored, gpus, datetime.now())]
-        if isinstance(cluster, Slurm):
-            texts.insert(0, scripts(request.folder, len(tasks), cluster, request.head["array_size"]))
+        if isinstance(cluster, Slurm) and (size := request.head["array_size"]) is not None:
+            texts.insert(0, scripts(request.folder, len(tasks), cluster, size))
         print("\n\n".join(texts))
     return 0
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from experiments.files import read_json
 from experiments.jobs.launch import Launch, launches_of
 from experiments.jobs.slurm import Queued, Silent, in_queue
-from experiments.jobs.standing import Standing, kept_as_done, runs_in, standings
+from experiments.jobs.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
 from experiments.manifest import Entry, read_manifest
+from experiments.records.schema import StudyNote
 from ppo.refusals import UserError, near_matches
 
-STATES = ("done", "diverged", "faulty", "running", "queued", "stopped", "failed", "missing")
+STATES = (*COMPLETE, "running", "queued", "stopped", "failed", "missing")
 LOG_END = 4096  # bytes of a task's log in which its last words are looked for
 
 Waiting = Mapping[str, tuple[str, Queued]]
@@ -38,8 +39,8 @@ def look(
     entries = read_manifest(study)
     if not (study / "study.json").exists():
         return [(entry, Standing("missing")) for entry in entries]
-    written = read_json(study / "study.json")
-    parts = Path(written["parts"]) if written.get("parts") else None  # older launches say nothing of them
+    written: StudyNote = read_json(study / "study.json")
+    parts = Path(place) if (place := written.get("parts")) else None
     kept = held(parts, written["code_id"])
     stands = kept_as_done(entries, standings(entries, study.parent.parent, written["code_id"]), kept)
     launches = launches_of(study)

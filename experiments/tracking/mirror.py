@@ -32,11 +32,11 @@ from wandb.util import get_core_path
 
 from experiments.files import as_json, numbered_in, read_json, write_durably
 from experiments.identity import NUMERIC_PACKAGES
+from experiments.records.schema import SCORE_EPISODES, SPENT, Done, Head, score, whole_numbers
 
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 30.0  # `finish` would wait for ever for a server that has gone
 FLUSH_SECONDS = 1.0  # how long wandb-core keeps rows before it writes them
-SCORE_EPISODES = 100
 READERS = threading.Semaphore(2)  # 30 MB each, and a pack's 33 runs end together
 
 
@@ -62,11 +62,11 @@ class Source:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.head = read_json(folder / "config.json")
+        self.head: Head = read_json(folder / "config.json")
         self.id = f"{self.head['run_id']}-{self.head['code_id']}"
         self.reading: Reading | None = None
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> Done | None:
         path = self.folder / "done.json"
         return read_json(path) if path.exists() else None
 
@@ -96,10 +96,9 @@ class Source:
         packages = {name: version for name, version in seen["packages"].items() if name.lower() in NUMERIC_PACKAGES}
         kept = ("commit", "dirty", "python", "host", "system", "cpu", "cpu_capability", "gpu")
         return {
-            "run_id": self.head["run_id"],
-            "code_id": self.head["code_id"],
-            "names": self.head["names"],
+            **{name: value for name, value in self.head.items() if name != "config"},
             **self.head["config"],
+            "whole_numbers": whole_numbers(self.head["config"]),
             "provenance": {**{name: seen[name] for name in kept}, "packages": packages},
         }
 
@@ -133,13 +132,13 @@ class Reading:
             if finished:
                 row["return"] = fmean(episode["return"] for episode in finished)
                 row["length"] = fmean(episode["length"] for episode in finished)
-            if self.recent:
-                row[f"return_{SCORE_EPISODES}"] = fmean(self.recent)
+            if (mean := score(list(self.recent))) is not None:
+                row[f"return_{SCORE_EPISODES}"] = mean
             while timing and timing[0]["iteration"] < row["iteration"]:
                 timing.popleft()
             seconds = timing.popleft() if timing and timing[0]["iteration"] == row["iteration"] else {}
             row |= {f"timing/{name}": value for name, value in seconds.items() if name != "iteration"}
-            if spent := sum(seconds.get(part, 0.0) for part in ("environment", "inference", "update")):
+            if spent := sum(seconds.get(part, 0.0) for part in SPENT):
                 row["timing/steps_per_second"] = (row["env_steps"] - self.env_steps) * seconds["pack_size"] / spent
             self.env_steps = row["env_steps"]
             yield {name: value for name, value in row.items() if math.isfinite(value)}

@@ -311,9 +311,10 @@ def assert_complete(held: Held, folder: Path, whole: bool = True, tags: Sequence
     head = json.loads((folder / "config.json").read_text())
     done = json.loads((folder / "done.json").read_text())
     provenance = held.config["provenance"]
-    assert held.config == {
-        **{name: head[name] for name in ("run_id", "code_id", "names")}, **head["config"], "provenance": provenance
-    }  # fmt: skip
+    whole = held.config["whole_numbers"]
+    assert {"seed", "horizon"} <= set(whole) and not {"epsilon", "stepsize", "gamma"} & set(whole)
+    about = {name: head[name] for name in ("format", "run_id", "code_id", "label", "names")}
+    assert held.config == {**about, **head["config"], "whole_numbers": whole, "provenance": provenance}
     assert provenance["commit"] == json.loads((folder / "provenance.json").read_text())["commit"]
     assert "torch" in provenance["packages"] and "diff" not in provenance and "environment" not in provenance
     for name in ("status", "score", "attempt", "env_steps", "episodes_sha256", "iterations_sha256"):
