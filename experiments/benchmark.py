@@ -208,7 +208,7 @@ def bind() -> None:
 
 
 def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[str, float]:
-    """All figures, medians over rounds."""
+    """Every measurement, in turn, as often as there are rounds; then all figures."""
     single = {numerics: [NamedRun(replace(run.config, numerics=numerics), run.names)] for numerics in ("exact", "fast")}
     packs = {
         numerics: [
@@ -237,6 +237,12 @@ def measure(run: NamedRun, cfg: DictConfig, say: Callable[[str], None]) -> dict[
         take("large study", large_study, cfg.study_seeds, folder)
     for env_id in ("InvertedPendulum-v4", "Reacher-v4"):
         take(f"replay {env_id}", replay, env_id, cfg.pack, cfg.resets)
+
+    return summary(seen)
+
+
+def summary(seen: dict[str, list[Figures]]) -> dict[str, float]:
+    """What the measurements of all rounds come to, by name: medians, and ratios of medians."""
 
     def rate(name: str) -> float:
         return median(figures["rate"] for figures in seen[name])

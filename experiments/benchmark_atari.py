@@ -39,17 +39,32 @@ def the_run(device: str) -> NamedRun:
 def sb3(run: RunConfig, iterations: int) -> Figures:
     """env steps/s of Stable-Baselines3's PPO on the same game, with the same settings."""
     import torch
-    from ale_py.vector_env import AtariVectorEnv
     from stable_baselines3 import PPO
+
+    torch.set_num_threads(1)
+    assert run.algo.epsilon is not None
+    p = run.profile
+    model = PPO(
+        "CnnPolicy", games_for_sb3(p.actors), learning_rate=p.stepsize, n_steps=p.horizon, n_epochs=p.epochs,
+        gamma=p.gamma,
+        batch_size=p.minibatch_size, gae_lambda=run.algo.gae_lambda, ent_coef=p.entropy_coef, device=run.device, seed=0,
+        clip_range=run.algo.epsilon, clip_range_vf=p.value_clip, vf_coef=2 * p.value_coef,
+    )  # fmt: skip
+    return speed_of(model, p.steps, iterations)
+
+
+def games_for_sb3(actors: int) -> Any:
+    """ALE's vector environment of Pong as SB3 takes them."""
+    from ale_py.vector_env import AtariVectorEnv
     from stable_baselines3.common.vec_env import VecEnv
 
     class Games(VecEnv):
         """ALE's vector environment as SB3 has them: it resets by itself."""
 
         def __init__(self) -> None:
-            self.games = AtariVectorEnv("pong", run.profile.actors, num_threads=1, autoreset_mode="SameStep")
+            self.games = AtariVectorEnv("pong", actors, num_threads=1, autoreset_mode="SameStep")
             spaces = self.games.single_observation_space, self.games.single_action_space
-            super().__init__(run.profile.actors, *spaces)
+            super().__init__(actors, *spaces)
 
         def reset(self) -> Any:
             return self.games.reset(seed=0)[0]
@@ -70,23 +85,13 @@ def sb3(run: RunConfig, iterations: int) -> Figures:
         def set_attr(self, name: str, value: Any, indices: Any = None) -> None:
             pass
 
-        def env_method(
-            self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
-        ) -> list[Any]:
+        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
             return [None] * self.num_envs
 
         def env_is_wrapped(self, wrapper: Any, indices: Any = None) -> list[bool]:
             return [False] * self.num_envs
 
-    torch.set_num_threads(1)
-    assert run.algo.epsilon is not None
-    p = run.profile
-    model = PPO(
-        "CnnPolicy", Games(), learning_rate=p.stepsize, n_steps=p.horizon, n_epochs=p.epochs, gamma=p.gamma,
-        batch_size=p.minibatch_size, gae_lambda=run.algo.gae_lambda, ent_coef=p.entropy_coef, device=run.device, seed=0,
-        clip_range=run.algo.epsilon, clip_range_vf=p.value_clip, vf_coef=2 * p.value_coef,
-    )  # fmt: skip
-    return speed_of(model, p.steps, iterations)
+    return Games()
 
 
 def measure(run: NamedRun, rounds: int) -> Figures:

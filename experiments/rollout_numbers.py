@@ -17,10 +17,10 @@ import gymnasium
 import numpy as np
 import torch
 
+from experiments.agent import Agent, episode, open_environment, say_other_code
 from experiments.commands import command
 from experiments.files import write_durably
 from experiments.records.find import find_run
-from experiments.watch import Agent, episode, open_environment, say_other_code
 from ppo.refusals import UserError, names_draws, positive
 
 COLUMNS = ("t", "episode", "reward", "value", "next_value", "terminated", "truncated")
@@ -28,7 +28,7 @@ COLUMNS = ("t", "episode", "reward", "value", "next_value", "terminated", "trunc
 
 def rows_of(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, steps: int) -> list[tuple[object, ...]]:
     """One row of COLUMNS per env step; `next_value` is V of what followed, the final state where an episode ended."""
-    played = ((number, pair) for number in count() for pair in pairwise(episode(agent, env, seed, number, sample=True)))
+    played = ((number, pair) for number in count() for pair in pairwise(episode(agent, env, seed, number)))
     transitions = list(islice(played, steps))
     values, next_values = (
         agent.values(np.array([pair[which].observation for _, pair in transitions], dtype=np.float64))
@@ -45,20 +45,21 @@ def export(run: str, records: Path, seed: int, steps: int, out: Path) -> None:
     positive("--steps", steps)
     names_draws(f"--seed {seed}", seed)
     agent = Agent(find_run(run, records))
-    if not agent.algo.learns or agent.algo.objective == "cem":
-        raise UserError(f"{agent.folder.name} has no critic: algo.objective={agent.algo.objective} trains none")
-    if agent.profile.scale_rewards:
+    if not agent.run.algo.learner.trains_critic:
+        raise UserError(f"{agent.folder.name} has no critic: algo.objective={agent.run.algo.objective} trains none")
+    if agent.run.profile.scale_rewards:
         raise UserError(f"{agent.folder.name}: its critic counts in scaled rewards (profile.scale_rewards), not in raw")
     say_other_code(agent)
     torch.set_num_threads(1)
-    env = open_environment(agent.env, film=False, window=False)
+    env = open_environment(agent.run.env, film=False, window=False)
     try:
-        agent.enter(env)
+        agent.enter(env, sample=True)
         rows = rows_of(agent, env, seed, steps)
     finally:
         env.close()
     name = agent.folder.name.rpartition("-")[0]
-    story = f"# run={name} env_steps={agent.env_steps} gamma={agent.profile.gamma} gae_lambda={agent.algo.gae_lambda}"
+    gamma, gae_lambda = agent.run.profile.gamma, agent.run.algo.gae_lambda
+    story = f"# run={name} env_steps={agent.env_steps} gamma={gamma} gae_lambda={gae_lambda}"
     lines = [story, ",".join(COLUMNS), *(",".join(map(str, row)) for row in rows)]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_durably(out, ("\n".join(lines) + "\n").encode())

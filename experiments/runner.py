@@ -192,24 +192,8 @@ def train_group(
             return
         open_files.enter_context(Heartbeat([attempt.folder for attempt in attempts.values()]))
         watcher.started(pack, {row: attempt.returns() for row, attempt in attempts.items()})
-        last_checkpoint = time.monotonic()
         try:
-            if states:
-                with interrupts.held():
-                    hold(pack, attempts)
-                    settle(pack, attempts, watcher, outcome)  # a kill may have come just before done.json
-            for iteration in train(pack) if attempts else ():
-                with interrupts.held():
-                    for row, attempt in attempts.items():
-                        attempt.append(iteration, row, len(pack))
-                    hold(pack, attempts)
-                    settle(pack, attempts, watcher, outcome)
-                    if time.monotonic() - last_checkpoint >= checkpoint_seconds:
-                        checkpoint_all(attempts, watcher, outcome)
-                        last_checkpoint = time.monotonic()
-                watcher.moved(pack, iteration)
-                if not attempts:
-                    break
+            record_training(pack, attempts, interrupts, checkpoint_seconds, watcher, outcome)
         except TaskError:
             with interrupts.held():
                 checkpoint_all(attempts, watcher, outcome)
@@ -219,6 +203,34 @@ def train_group(
                 signal.signal(signum, signal.SIG_IGN)  # the checkpoint below is short; a second Ctrl-C must not tear it
             checkpoint_all(attempts, watcher, outcome)
             raise
+
+
+def record_training(
+    pack: Pack,
+    attempts: dict[int, Attempt],
+    interrupts: Interrupts,
+    checkpoint_seconds: float,
+    watcher: Watcher,
+    outcome: Outcome,
+) -> None:
+    """Train, write every iteration into the members' attempts, and finish each member at its end."""
+    if pack.iteration:
+        with interrupts.held():
+            hold(pack, attempts)
+            settle(pack, attempts, watcher, outcome)  # a kill may have come just before done.json
+    last_checkpoint = time.monotonic()
+    for iteration in train(pack) if attempts else ():
+        with interrupts.held():
+            for row, attempt in attempts.items():
+                attempt.append(iteration, row, len(pack))
+            hold(pack, attempts)
+            settle(pack, attempts, watcher, outcome)
+            if time.monotonic() - last_checkpoint >= checkpoint_seconds:
+                checkpoint_all(attempts, watcher, outcome)
+                last_checkpoint = time.monotonic()
+        watcher.moved(pack, iteration)
+        if not attempts:
+            break
 
 
 def hold(pack: Pack, attempts: dict[int, Attempt]) -> None:

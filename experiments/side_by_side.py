@@ -15,13 +15,13 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.agent import Agent, Moment, episode, open_environment, say_other_code
 from experiments.commands import command
 from experiments.files import read_json
 from experiments.film import ENCODING, Film, check_ending
 from experiments.jobs.standing import COMPLETE
 from experiments.jobs.survey import counts, look, study_folder, summarise
 from experiments.manifest import picked
-from experiments.watch import Agent, Moment, episode, open_environment, say_other_code
 from ppo.refusals import UserError, positive
 
 PANEL, GAP, LINE, MOST_COLUMNS = 198, 8, 18, 4  # pixels, pixels, pixels, panels: README pages are 830 pixels wide
@@ -57,16 +57,16 @@ def agents_of(study: str, records: Path, env: str, seed: int) -> dict[str, Agent
     if kept := [entry.folder_name for entry, _ in stands if not (runs / entry.folder_name / "done.json").exists()]:
         raise UserError(f"only parts hold {', '.join(kept)}, and parts hold no networks; train them without parts=")
     agents = {entry.variant: Agent(runs / entry.folder_name) for entry, _ in stands}
-    if len(tasks := sorted({agent.env.id for agent in agents.values()})) > 1:
+    if len(tasks := sorted({agent.run.env.id for agent in agents.values()})) > 1:
         raise UserError(f"{study} has different tasks under the name {env}: {', '.join(tasks)}")
     return agents
 
 
 def shoot(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, sample: bool, every: int, most: int) -> list[Shot]:
     """The agent's first episode, a picture each so many of its first `most` env steps, and one of its end."""
-    agent.enter(env)
+    agent.enter(env, sample)
     shots = []
-    for now in islice(episode(agent, env, seed, 0, sample), most + 1):
+    for now in islice(episode(agent, env, seed, 0), most + 1):
         if now.ended or now.length % every == 0:
             frame = Image.fromarray(np.asarray(env.render()))
             size = PANEL, round(frame.height * PANEL / frame.width)
@@ -115,12 +115,12 @@ def score(now: Moment) -> str:
     return f"over at step {now.length}: return {total}" if now.ended else f"return {total}"
 
 
-def heading(agents: Mapping[str, Agent], seed: int, sample: bool) -> list[str]:
+def heading(agents: Mapping[str, Agent], seed: int) -> list[str]:
     """What all panels share, in words."""
     trained = sorted({agent.env_steps for agent in agents.values()})
     steps = " to ".join(f"{count:,}" for count in dict.fromkeys((trained[0], trained[-1])))
-    manners = sorted({agent.manner(sample) for agent in agents.values()})
-    task = next(iter(agents.values())).env.id
+    manners = sorted({agent.actor.manner for agent in agents.values()})
+    task = next(iter(agents.values())).run.env.id
     return [
         f"{task} after {steps} env steps of training, seed {seed}",
         f"One episode from the same start, {' or '.join(manners)} actions",
@@ -133,7 +133,7 @@ def film_side_by_side(study: str, env: str, seed: int, records: Path, sample: bo
     check_ending(out)
     agents = agents_of(study, records.resolve(), env, seed)
     say_other_code(next(iter(agents.values())))
-    stage = open_environment(next(iter(agents.values())).env, film=True, window=False)
+    stage = open_environment(next(iter(agents.values())).run.env, film=True, window=False)
     fps = stage.metadata.get("render_fps", 30)
     most = round(seconds * fps)
     film = Film(out, fps, {**ENCODING, **GRID})
@@ -143,7 +143,7 @@ def film_side_by_side(study: str, env: str, seed: int, records: Path, sample: bo
     finally:
         stage.close()
     rows = moving_rows([shot.picture for reel in reels.values() for shot in reel])
-    title, manner = heading(agents, seed, sample)
+    title, manner = heading(agents, seed)
     try:
         for number in range(max(map(len, reels.values()))):
             shots = {name: reel[min(number, len(reel) - 1)] for name, reel in reels.items()}

@@ -34,7 +34,7 @@ from experiments.runner import Interrupted, Interrupts
 from experiments.trace_sides import Lines, compare, packs_of, runs_of, two_sides
 from ppo.config import Algo, Env, RunConfig
 from ppo.environments import Environments
-from ppo.objectives import OBJECTIVES
+from ppo.learners import OBJECTIVES
 from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.train import Iteration, train

@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppo.advantages import ESTIMATORS
 from ppo.declarations import Estimator, Objective, Setting, by_name
-from ppo.objectives import OBJECTIVES
+from ppo.learner import Learner
+from ppo.learners import OBJECTIVES, learner_of
+from ppo.networks import CONVOLUTIONS
 from ppo.refusals import UserError, choose, finite, names_draws, positive, within_one
 
 T = TypeVar("T")
 
-
-CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "none": (),
-    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
-    "a3c": ((16, 8, 4), (32, 4, 2)),
-}
-"""Filters, kernel and stride of each layer: Mnih et al. 2015 (Nature 518), methods; Mnih et al. 2016
-(arXiv:1602.01783), section 8."""
 
 OBJECTIVE_SETTINGS = by_name(setting for each in OBJECTIVES.values() for setting in each.settings)
 ESTIMATOR_SETTINGS = by_name(setting for each in ESTIMATORS.values() for setting in each.settings)
@@ -69,8 +63,6 @@ class Algo:
                 owner = self.advantage if name in ESTIMATOR_SETTINGS else self.objective
                 raise UserError(f"algo.{name}={value} means nothing to {owner}; leave it null")
             setting.check(value)
-        if self.candidates and self.elites < 1:
-            raise UserError(f"algo.elite_fraction={self.elite_fraction} keeps none of {self.candidates} candidates")
 
     @property
     def declared(self) -> Objective:
@@ -81,19 +73,19 @@ class Algo:
         return ESTIMATORS[self.advantage]
 
     @property
-    def learns(self) -> bool:
-        return self.declared.learns
+    def learner(self) -> type[Learner]:
+        return learner_of(self.objective)
+
+    @property
+    def known_settings(self) -> Mapping[str, Setting]:
+        """Every setting that some objective or estimator declares, by name."""
+        return SETTINGS
 
     @property
     def label(self) -> str:
         """The objective with the setting that it is known by: clip_0.2."""
         known_by = self.declared.label
         return self.objective if known_by is None else f"{self.objective}_{getattr(self, known_by):g}"
-
-    @property
-    def elites(self) -> int:
-        """Candidates that a generation of CEM keeps."""
-        return round((self.candidates or 0) * (self.elite_fraction or 0.0))
 
 
 @dataclass(frozen=True)
@@ -284,23 +276,8 @@ class RunConfig:
                 raise UserError(
                     f"env.{name}={value} means nothing to backend={self.backend}, only to ale; leave it out"
                 )
-        objective, profile = self.algo.objective, self.profile
-        if objective == "trust_region" and profile.value_fit != "separate":
-            raise UserError("algo.objective=trust_region moves the policy alone; it needs profile.value_fit=separate")
-        if objective == "cem" and profile.actors > 1:
-            raise UserError(
-                f"algo.objective=cem plays one candidate at a time; profile.actors={profile.actors} must be 1"
-            )
-        if objective == "cem" and profile.observation_filter == "per_rollout":
-            raise UserError(
-                "algo.objective=cem learns where episodes end, before profile.observation_filter=per_rollout moves; "
-                "use per_step or none"
-            )
-        if objective == "trajectory_ratio" and not profile.segment and profile.minibatch_size < profile.batch:
-            raise UserError(
-                "algo.objective=trajectory_ratio multiplies the ratios of whole trajectories, which small minibatches "
-                f"tear apart; set profile.minibatch_size={profile.batch}, or profile.segment"
-            )
+        if self.algo.declared.check is not None:
+            self.algo.declared.check(self)
 
     @property
     def iterations(self) -> int:
@@ -321,5 +298,5 @@ def pack_key(run: RunConfig) -> tuple[Any, ...]:
     def shared(settings: Any) -> tuple[Any, ...]:
         return tuple(getattr(settings, f.name) for f in fields(settings) if f.name not in PER_RUN[type(settings)])
 
-    learner, shared_settings = run.algo.declared.learner, (shared(run.algo), shared(run.profile))
-    return (learner, *shared_settings, run.env, run.backend, run.numerics, run.device, run.env_steps)
+    shapes = run.algo.learner, shared(run.algo), shared(run.profile)
+    return (*shapes, run.env, run.backend, run.numerics, run.device, run.env_steps)

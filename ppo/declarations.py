@@ -8,9 +8,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ppo.refusals import positive, within_one
+
+if TYPE_CHECKING:
+    from ppo.config import RunConfig
 
 Range = Literal["above 0", "at least 0", "0 to 1"]
 
@@ -54,8 +57,8 @@ class Objective:
     settings of its own by their names, (R, 1) each, and quantities of `losses.QUANTITIES`. A run meets no quantity that
     its objective does not read. `label` names the setting whose value stands in a run's name, such as clip_0.2.
     `adapt` gives the settings `adapts` of the next update, by name; its parameters are `kl`, this update's mean KL, and
-    settings, (R, 1) each.
-    An objective that no gradient maximises has no function here.
+    settings, (R, 1) each. `check` raises UserError for a run whose other settings do not go with the objective.
+    An objective that no minibatch step maximises has no function here.
     """
 
     name: str
@@ -64,22 +67,16 @@ class Objective:
     label: str | None = None
     adapts: tuple[str, ...] = ()
     adapt: Callable[..., Mapping[str, Any]] | None = None
-    learner: str = "surrogate"  # surrogate | trust_region | cem | random | initial
+    check: Callable[["RunConfig"], None] | None = None
     reads: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.learner == "surrogate" and self.function is None:
-            raise TypeError(f"objective {self.name} has no function to maximise")
         object.__setattr__(self, "reads", parameters(self.function) if self.function else ())
 
     @property
     def example(self) -> dict[str, float]:
         """A value of every setting to try it with."""
         return {setting.name: setting.tries[0] for setting in self.settings if setting.tries}
-
-    @property
-    def learns(self) -> bool:
-        return self.learner not in ("random", "initial")
 
 
 @cache

@@ -296,35 +296,8 @@ class Environments:
         earlier = [
             np.asarray(state.get("earlier_actions", now[:0])) for state, now in zip(states, actions, strict=True)
         ]
-        played = [np.concatenate(both) for both in zip(earlier, actions, strict=True)]
-        targets = np.array([state["resets"] for state in states])
-        begun = targets - 1 - np.array([len(each) > 0 for each in earlier])
         try:
-            while (behind := self.ids[self.resets < begun]).size:
-                self.backend.skip(behind)
-                self.resets[behind] += 1
-            longest = max(map(len, played))
-            self.history = [
-                np.zeros((len(states), *self._action_shape()), self._action_dtype()) for _ in range(longest)
-            ]
-            self.handed_out = [
-                (np.zeros(len(states)), *(np.zeros(len(states), dtype=bool) for _ in range(3))) for _ in range(longest)
-            ]
-            # All end together, so that who stands still has not begun.
-            self.earlier = longest - np.array(list(map(len, played)))
-            self.started = longest - np.array(list(map(len, actions)))
-            for t in range(longest + 1):
-                starting = self.ids[(targets > 0) & ((self.earlier == t) | (self.started == t))]
-                if starting.size:
-                    self.observations[starting] = self.backend.reset(starting)
-                    self.resets[starting] += 1
-                if t < longest:
-                    now = self.ids[self.earlier <= t]
-                    step = np.stack([played[i][t - self.earlier[i]] for i in now])
-                    self.observations[now], *handed_out = self.backend.step(step, now)
-                    self.history[t][now] = step
-                    for kept, new in zip(self.handed_out[t], (*handed_out, self.backend.lost[now]), strict=True):
-                        kept[now] = new
+            self._replay(earlier, actions, np.array([state["resets"] for state in states]))
         except TaskError as error:
             error.place = " while its actions up to the checkpoint were replayed"
             raise
@@ -339,6 +312,32 @@ class Environments:
                 "(a running mean, a counter), or the simulator changed; such a run cannot be resumed exactly, start it "
                 "from the beginning in another records folder"
             )
+
+    def _replay(self, earlier: Sequence[np.ndarray], actions: Sequence[np.ndarray], resets: np.ndarray) -> None:
+        """Play every environment's actions of its last two episodes again, after all but these of its resets."""
+        played = [np.concatenate(both) for both in zip(earlier, actions, strict=True)]
+        begun = resets - 1 - np.array([len(each) > 0 for each in earlier])
+        while (behind := self.ids[self.resets < begun]).size:
+            self.backend.skip(behind)
+            self.resets[behind] += 1
+        count, longest = len(played), max(map(len, played))
+        self.history = [np.zeros((count, *self._action_shape()), self._action_dtype()) for _ in range(longest)]
+        self.handed_out = [(np.zeros(count), *(np.zeros(count, dtype=bool) for _ in range(3))) for _ in range(longest)]
+        # All end together, so that who stands still has not begun.
+        self.earlier = longest - np.array(list(map(len, played)))
+        self.started = longest - np.array(list(map(len, actions)))
+        for t in range(longest + 1):
+            starting = self.ids[(resets > 0) & ((self.earlier == t) | (self.started == t))]
+            if starting.size:
+                self.observations[starting] = self.backend.reset(starting)
+                self.resets[starting] += 1
+            if t < longest:
+                now = self.ids[self.earlier <= t]
+                step = np.stack([played[i][t - self.earlier[i]] for i in now])
+                self.observations[now], *handed_out = self.backend.step(step, now)
+                self.history[t][now] = step
+                for kept, new in zip(self.handed_out[t], (*handed_out, self.backend.lost[now]), strict=True):
+                    kept[now] = new
 
     def _actions(self, row: int, history: Sequence[np.ndarray]) -> np.ndarray:
         actions = [action[row] for action in history]

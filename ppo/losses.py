@@ -1,4 +1,7 @@
-"""What an update minimises: the batch it reads, the objective of each run's rows, the value loss, their sum (eq. 9)."""
+"""What an update minimises (eq. 9) and its gradients: each run's objective, the value loss, their sum.
+
+Losses take networks, batches and numbers: they can be tried without environments.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppo.actor_critic import ActorCritic, Views
 from ppo.declarations import Objective
-from ppo.objectives import OBJECTIVES
 from ppo.policies import Distribution
 
 Rows = Sequence[tuple[Objective, slice]]
@@ -87,7 +90,9 @@ QUANTITIES: dict[str, Callable[[Seen], object]] = {
 
 
 def check_reads(objective: Objective) -> None:
-    """Raise TypeError for an objective that reads what there is not."""
+    """Raise TypeError for an objective that has nothing to maximise, or reads what there is not."""
+    if objective.function is None:
+        raise TypeError(f"objective {objective.name} has no function to maximise")
     settings = {setting.name for setting in objective.settings if setting.per_run}
     if unknown := sorted(set(objective.reads) - QUANTITIES.keys() - settings):
         raise TypeError(
@@ -96,8 +101,10 @@ def check_reads(objective: Objective) -> None:
         )
 
 
-for each in OBJECTIVES.values():
-    check_reads(each)
+def rows_of(objectives: Sequence[Objective]) -> Rows:
+    """Each objective present and its rows, from those of a pack's runs, where equal ones stand together."""
+    return [(each, slice(start := objectives.index(each), start + objectives.count(each)))
+            for each in dict.fromkeys(objectives)]  # fmt: skip
 
 
 def surrogate(objectives: Rows, batch: Batch, new: Distribution, c: Coefficients) -> Tensor:
@@ -137,3 +144,27 @@ def loss(objectives: Rows, new: Distribution, value: Tensor, batch: Batch, c: Co
     of_value = value_loss(value, batch, c)
     total = of_policy + c.value_coef[:, 0] * of_value - c.entropy_coef[:, 0] * entropy
     return {"loss": total, "policy_loss": of_policy, "value_loss": of_value, "entropy": entropy}
+
+
+def joint_gradient(model: ActorCritic, leaves: Views, rows: Rows, batch: Batch, c: Coefficients) -> Tensor:
+    """∂/∂θ of every run's loss, (R, P). The sum over runs asks for all gradients at once: a run's parameters meet its
+    own loss alone."""
+    output, value = model.network.policy_and_value(leaves, batch.x)
+    total = loss(rows, model.distribution(leaves, output), value, batch, c)["loss"].sum()
+    return model.network.flatten(torch.autograd.grad(total, list(leaves.values())))
+
+
+def value_gradient(model: ActorCritic, leaves: Views, batch: Batch, c: Coefficients) -> Tensor:
+    """∂/∂θ of every run's value loss, (R, P); 0 for the policy's parameters."""
+    total = (c.value_coef[:, 0] * value_loss(model.network.value(leaves, batch.x), batch, c)).sum()
+    of_value = [name for name in leaves if name.startswith("value.")]
+    found = dict(zip(of_value, torch.autograd.grad(total, [leaves[name] for name in of_value]), strict=True))
+    return model.network.flatten(
+        found[name] if name in found else torch.zeros_like(leaf) for name, leaf in leaves.items()
+    )
+
+
+def policy_gradient(model: ActorCritic, leaves: Views, rows: Rows, batch: Batch, c: Coefficients) -> Tensor:
+    """∂/∂θ of every run's policy loss with its entropy bonus, (R, P); 0 for the critic's own parameters."""
+    of_policy, entropy = policy_loss(rows, model.policy(leaves, batch.x), batch, c)
+    return model.network.gradient(leaves, (of_policy - c.entropy_coef[:, 0] * entropy).sum())

@@ -6,15 +6,25 @@ works on one tensor and the pack's layers are single batched products.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ppo.config import CONVOLUTIONS, Profile
 from ppo.numerics import tanh
 from ppo.refusals import UserError
+
+if TYPE_CHECKING:
+    from ppo.config import Profile
+
+CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "none": (),
+    "nature": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    "a3c": ((16, 8, 4), (32, 4, 2)),
+}
+"""Filters, kernel and stride of each layer: Mnih et al. 2015 (Nature 518), methods; Mnih et al. 2016
+(arXiv:1602.01783), section 8."""
 
 ALIGNMENT = 16  # floats: each weight starts on a cache line, so a run's products do not depend on its place in the pack
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -42,7 +52,7 @@ class Network:
         observation_shape: tuple[int, ...],
         output_size: int,
         gaussian: bool,
-        profile: Profile,
+        profile: "Profile",
         precision: torch.dtype = torch.float32,
     ):
         self.output_size = output_size
@@ -176,7 +186,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, kernel: int, stride: in
     return torch.stack(runs)
 
 
-def initialise(network: Network, profile: Profile, rng: np.random.Generator) -> np.ndarray:
+def initialise(network: Network, profile: "Profile", rng: np.random.Generator) -> np.ndarray:
     """One run's starting parameters, (P,) float32. Biases start at 0 except under `torch`."""
     flat = np.zeros(network.size, dtype=np.float32)
     for name, shape in network.shapes.items():

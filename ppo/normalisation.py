@@ -1,11 +1,12 @@
 """Running statistics, strictly per run: the observation filter and the reward scale. Float64 throughout."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppo.config import Profile
+if TYPE_CHECKING:
+    from ppo.config import Profile
 
 
 class RunningMoments:
@@ -42,7 +43,7 @@ class ObservationFilter:
     before it is used (ppo2's VecNormalize).
     """
 
-    def __init__(self, runs: int, size: int, profile: Profile):
+    def __init__(self, runs: int, size: int, profile: "Profile"):
         self.when = profile.observation_filter
         self.clip, self.floor, self.epsilon = profile.filter_clip, profile.filter_floor, profile.filter_epsilon
         self.moments = RunningMoments(runs, size, profile.filter_prior)
@@ -94,7 +95,7 @@ class RewardScale:
     PRIOR = 1e-4  # baselines@2dd7d30 common/running_mean_std.py
     EPSILON = 1e-8  # baselines@2dd7d30 common/vec_env/vec_normalize.py
 
-    def __init__(self, runs: int, profile: Profile, gamma: np.ndarray):
+    def __init__(self, runs: int, profile: "Profile", gamma: np.ndarray):
         """gamma: (R, 1)."""
         self.on, self.clip, self.gamma = profile.scale_rewards, profile.reward_clip, gamma
         self.moments = RunningMoments(runs, 1, self.PRIOR)

@@ -1,10 +1,12 @@
 """The surrogate objectives, per sample, to be maximised: those of Table 1, and what came before them.
 
-A new objective is a function here, its line in `OBJECTIVES`, and a file in conf/algo/.
+A new objective is a function here, its line in `SURROGATES`, and a file in conf/algo/.
 
 `ratio` is r_t(θ) = π_θ(a_t|s_t) / π_θold(a_t|s_t), `advantage` Â_t, `kl` KL[π_θold(·|s_t), π_θ(·|s_t)], each (..., B);
 `epsilon` and `beta` are (..., 1): one number per run.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +14,10 @@ from torch import Tensor
 
 from ppo.declarations import Objective, Setting
 from ppo.policies import Distribution
+from ppo.refusals import UserError
+
+if TYPE_CHECKING:
+    from ppo.config import RunConfig
 
 BETA_BOUND = 2.0**40
 """β stays within [1/BETA_BOUND, BETA_BOUND]. Source: ours; the paper states no bound."""
@@ -107,21 +113,15 @@ DELTA = Setting(
     per_run=True,
 )  # fmt: skip
 AVERAGE_DECAY = Setting("average_decay", "of the average parameters, per update", "0 to 1")
-TRUST_REGION = (
-    DELTA,
-    Setting("kl_accepted", "the line search accepts a mean KL up to this times δ", "above 0"),
-    Setting("backtracks", "step lengths tried, each half the last", "above 0", int),
-    Setting("cg_iterations", "of conjugate gradients", "above 0", int),
-    Setting("cg_damping", "added to the Fisher matrix's diagonal", "at least 0"),
-    Setting("fisher_every", "Fisher products use every n-th sample, n this", "above 0", int),
-)
-CEM = (
-    Setting("candidates", "parameter vectors per generation, an episode each", "above 0", int),
-    Setting("elite_fraction", "share of the candidates that the next generation is fitted to", "0 to 1"),
-    Setting("initial_variance", "of each parameter in the first generation", "above 0"),
-    Setting("extra_std", "added to the sampling noise, falling linearly", "at least 0"),
-    Setting("extra_generations", "over which the extra noise falls to 0", "above 0"),
-)
+
+
+def keeps_trajectories(run: "RunConfig") -> None:
+    """Raise UserError where minibatches of `trajectory_ratio` would tear trajectories apart."""
+    if not run.profile.segment and run.profile.minibatch_size < run.profile.batch:
+        raise UserError(
+            "algo.objective=trajectory_ratio multiplies the ratios of whole trajectories, which small minibatches "
+            f"tear apart; set profile.minibatch_size={run.profile.batch}, or profile.segment"
+        )
 
 
 def next_beta(kl: np.ndarray, beta: np.ndarray, kl_target: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,23 +129,16 @@ def next_beta(kl: np.ndarray, beta: np.ndarray, kl_target: np.ndarray) -> dict[s
     return {"beta": adapt_beta(beta, kl, kl_target)}
 
 
-OBJECTIVES = {
-    each.name: each
-    for each in (
-        Objective("unconstrained", unconstrained),
-        Objective("clip", clip, (EPSILON,), label="epsilon"),
-        Objective("kl_fixed", kl_penalty, (BETA,), label="beta"),
-        Objective("kl_adaptive", kl_penalty, (BETA, KL_TARGET), label="kl_target", adapts=("beta",), adapt=next_beta),
-        Objective("policy_gradient", policy_gradient),
-        Objective("trajectory_ratio", trajectory_ratio),
-        Objective("projected", projected, (DELTA, AVERAGE_DECAY), label="delta"),
-        Objective("trust_region", unconstrained, TRUST_REGION, label="delta", learner="trust_region"),
-        Objective("cem", None, CEM, learner="cem"),
-        Objective("random", learner="random"),  # uniform actions
-        Objective("initial", learner="initial"),  # the untrained policy
-    )
-}
-"""Every objective there is. The members of a pack stand in this order."""
+SURROGATES = (
+    Objective("unconstrained", unconstrained),
+    Objective("clip", clip, (EPSILON,), label="epsilon"),
+    Objective("kl_fixed", kl_penalty, (BETA,), label="beta"),
+    Objective("kl_adaptive", kl_penalty, (BETA, KL_TARGET), label="kl_target", adapts=("beta",), adapt=next_beta),
+    Objective("policy_gradient", policy_gradient),
+    Objective("trajectory_ratio", trajectory_ratio, check=keeps_trajectories),
+    Objective("projected", projected, (DELTA, AVERAGE_DECAY), label="delta"),
+)
+"""Every objective that minibatch steps maximise."""
 
-ADAPTED = tuple(dict.fromkeys(name for each in OBJECTIVES.values() for name in each.adapts))
+ADAPTED = tuple(dict.fromkeys(name for each in SURROGATES for name in each.adapts))
 """Settings that move from update to update, and so must be remembered."""

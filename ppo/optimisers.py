@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ppo.config import Profile
 from ppo.numerics import row_norm
+
+if TYPE_CHECKING:
+    from ppo.config import Profile
 
 BETA1 = 0.9  # decay of the mean gradient per step (baselines@d9f194f common/mpi_adam.py; arXiv:1412.6980)
 BETA2 = 0.999  # decay of the mean squared gradient per step (same)
@@ -28,7 +30,7 @@ class Adam:
     θ ← θ − a·m/(√v + ε·√(1−β2^t)) is the article's (`corrected`, ε beside √v̂).
     """
 
-    def __init__(self, flat: Tensor, profile: Profile):
+    def __init__(self, flat: Tensor, profile: "Profile"):
         self.flat = flat
         self.mean = torch.zeros_like(flat)
         self.square = torch.zeros_like(flat)
@@ -70,7 +72,7 @@ class RMSProp:
     TensorFlow's (`rmsprop_tensorflow`, baselines@2dd7d30 a2c/a2c.py); θ ← θ − stepsize·g/(√square + ε), starting at 0,
     is PyTorch's (`rmsprop_torch`)."""
 
-    def __init__(self, flat: Tensor, profile: Profile):
+    def __init__(self, flat: Tensor, profile: "Profile"):
         self.flat = flat
         self.inside = profile.optimiser == "rmsprop_tensorflow"
         self.square = torch.ones_like(flat) if self.inside else torch.zeros_like(flat)
@@ -99,6 +101,6 @@ class RMSProp:
 Optimiser = Adam | RMSProp
 
 
-def optimiser(flat: Tensor, profile: Profile) -> Optimiser:
+def optimiser(flat: Tensor, profile: "Profile") -> Optimiser:
     """The profile's, for the parameters `flat` (R, P)."""
     return Adam(flat, profile) if profile.optimiser == "adam" else RMSProp(flat, profile)

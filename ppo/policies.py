@@ -7,6 +7,7 @@ noise from outside, so a policy holds no randomness; it happens in NumPy, beside
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,14 +57,14 @@ class Gaussian:
         return rng.standard_normal((steps, size), dtype=np.float32)
 
     @staticmethod
-    def perturbation(parameters: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-        """What the noise of a rollout, (R, N, T, A), adds to its means."""
-        return np.exp(parameters["log_std"])[:, None] * noise
+    def scale(parameters: Mapping[str, Any]) -> np.ndarray:
+        """What multiplies the noise: σ, (R, 1, A). parameters: of R policies, by name."""
+        return np.exp(np.asarray(parameters["log_std"]))
 
     @staticmethod
-    def act(policy: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
-        """a_t ~ π_θ(·|s_t): the network's output and one step's perturbation, (R, N, A) each → the same."""
-        return policy + perturbation
+    def act(output: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
+        """a_t ~ π_θ(·|s_t) from the network's output and the scaled noise, (R, N, A) each → the same."""
+        return output + perturbation
 
 
 @dataclass
@@ -104,13 +105,13 @@ class Categorical:
         return rng.gumbel(size=(steps, size)).astype(np.float32)
 
     @staticmethod
-    def perturbation(_parameters: Mapping[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
-        return noise
+    def scale(parameters: Mapping[str, Any]) -> float:
+        return 1.0
 
     @staticmethod
-    def act(policy: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
+    def act(output: np.ndarray, perturbation: np.ndarray) -> np.ndarray:
         """a_t ~ π_θ(·|s_t) by the Gumbel-max trick: (R, N, A) each → (R, N)."""
-        return (policy + perturbation).argmax(-1)
+        return (output + perturbation).argmax(-1)
 
 
 Distribution = Gaussian | Categorical

@@ -9,7 +9,6 @@ import numpy as np
 
 from ppo.pack import NotFinite, Pack
 from ppo.rollout import Episode, collect
-from ppo.update import update
 
 
 @dataclass
@@ -45,11 +44,10 @@ def train(pack: Pack) -> Iterator[Iteration]:
         for _ in range(pack.profile.rollouts):
             rollout = collect(pack)
             began = perf_counter()
-            updates.append(update(pack, rollout))
+            updates.append(pack.learner.update(rollout, pack.filter, pack.rollout))
             pack.rollout += 1
-            for run in map(int, np.flatnonzero(~pack.alive)):
-                if pack.not_finite[run] is None:
-                    pack.end(run, "parameters", pack.env_steps)
+            for run in np.flatnonzero(pack.alive & ~pack.learner.are_finite()):
+                pack.end(int(run), "parameters", pack.env_steps)
             seconds.update(rollout.seconds | {"update": perf_counter() - began})
             for known, new in zip(episodes, rollout.episodes, strict=True):
                 known += new

@@ -5,61 +5,74 @@ The step s solves F s = g by conjugate gradients, F the Fisher matrix of the pol
 mean KL is acceptable. All runs of a pack go through it together: each has its own row, and stops by a mask.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ppo import objectives
+from ppo.actor_critic import ActorCritic, Views
+from ppo.declarations import Objective, Setting
 from ppo.losses import Batch, Coefficients
-from ppo.pack import Pack
+from ppo.objectives import DELTA, unconstrained
 from ppo.policies import Distribution
+from ppo.refusals import UserError
+from ppo.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from ppo.config import Algo, RunConfig
 
 RESIDUAL = 1e-10
 """Squared norm of the residual at which conjugate gradients stop (baselines@d9f194f, common/cg.py)."""
 
 
-def natural_step(pack: Pack, whole: Batch, c: Coefficients) -> None:
-    """Move every run's policy, in place, or leave it where no step of the line search is accepted."""
-    algo, x, old = pack.algo, whole.x, whole.old
-    assert old is not None
-    assert algo.cg_iterations and algo.fisher_every and algo.backtracks and algo.kl_accepted
-    assert algo.cg_damping is not None
+class TrustRegion(Surrogate):
+    """R runs whose policies take a natural-gradient step per rollout; the critic's fit is the surrogates'."""
 
-    def surrogate_and_kl(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def move_policy(self, whole: Batch, c: Coefficients, stepsize: Tensor) -> None:
+        natural_step(self.model, self.flat, whole, c, self.algo)
+
+
+def natural_step(model: ActorCritic, flat: Tensor, whole: Batch, c: Coefficients, algo: "Algo") -> None:
+    """Move every run's policy, in place, or leave it where no step of the line search is accepted."""
+    x, old, leaves = whole.x, whole.old, model.leaves(flat)
+    assert old is not None
+
+    def surrogate_and_kl(views: Views) -> tuple[Tensor, Tensor]:
         """L^CPI with the entropy bonus, and the mean KL from the old policy: (R,) each."""
-        new = pack.distribution(parameters, pack.network.policy(parameters, x))
+        new = model.policy(views, x)
         ratio = torch.exp(new.log_prob(whole.action) - whole.log_prob)
-        gain = objectives.unconstrained(ratio, whole.advantage).mean(-1)
+        gain = unconstrained(ratio, whole.advantage).mean(-1)
         return gain + c.entropy_coef[:, 0] * new.entropy().mean(-1), old.kl(new).mean(-1)
 
-    before, _ = surrogate_and_kl(pack.leaves)
-    g = pack.network.gradient(pack.leaves, before.sum())
+    before, _ = surrogate_and_kl(leaves)
+    g = model.network.gradient(leaves, before.sum())
     sampled = old.map(lambda parameter: parameter[:, :: algo.fisher_every])
-    product = fisher_vector_product(pack, x[:, :: algo.fisher_every], sampled, algo.cg_damping)
+    product = fisher_vector_product(model, leaves, x[:, :: algo.fisher_every], sampled, algo.cg_damping)
     direction = conjugate_gradients(product, g, algo.cg_iterations)
     length = torch.sqrt(2 * c.settings["delta"] / dot(direction, product(direction)))
 
     with torch.no_grad():
-        start, before = pack.flat.clone(), before.detach()
+        start, before = flat.clone(), before.detach()
         accepted = torch.zeros_like(before, dtype=torch.bool)
         for halvings in range(algo.backtracks):
             candidate = start + direction * length * 0.5**halvings
-            after, kl = surrogate_and_kl(pack.network.views(candidate))
+            after, kl = surrogate_and_kl(model.network.views(candidate))
             good = ~accepted & (after >= before) & (kl <= algo.kl_accepted * c.settings["delta"][:, 0])
-            pack.flat[good] = candidate[good]
+            flat[good] = candidate[good]
             accepted |= good
             if accepted.all():
                 break
 
 
-def fisher_vector_product(pack: Pack, x: Tensor, old: Distribution, damping: float) -> Callable[[Tensor], Tensor]:
+def fisher_vector_product(
+    model: ActorCritic, leaves: Views, x: Tensor, old: Distribution, damping: float
+) -> Callable[[Tensor], Tensor]:
     """v ↦ (F + damping) v, (R, P) each; F is of the states x (R, B, D) at the present parameters, π_θold = `old`."""
-    new = pack.distribution(pack.leaves, pack.network.policy(pack.leaves, x))
-    gradient = pack.network.gradient(pack.leaves, old.kl(new).mean(-1).sum(), create_graph=True)
+    gradient = model.network.gradient(leaves, old.kl(model.policy(leaves, x)).mean(-1).sum(), create_graph=True)
 
     def product(v: Tensor) -> Tensor:
-        return pack.network.gradient(pack.leaves, (gradient * v).sum(), retain_graph=True) + damping * v
+        return model.network.gradient(leaves, (gradient * v).sum(), retain_graph=True) + damping * v
 
     return product
 
@@ -85,3 +98,25 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iteratio
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Row by row: (R, P) each → (R, 1)."""
     return (a * b).sum(1, keepdim=True)
+
+
+def check(run: "RunConfig") -> None:
+    """Raise UserError where the critic would move with the policy."""
+    if run.profile.value_fit != "separate":
+        raise UserError("algo.objective=trust_region moves the policy alone; it needs profile.value_fit=separate")
+
+
+TRUST_REGION = Objective(
+    "trust_region",
+    unconstrained,
+    (
+        DELTA,
+        Setting("kl_accepted", "the line search accepts a mean KL up to this times δ", "above 0"),
+        Setting("backtracks", "step lengths tried, each half the last", "above 0", int),
+        Setting("cg_iterations", "of conjugate gradients", "above 0", int),
+        Setting("cg_damping", "added to the Fisher matrix's diagonal", "at least 0"),
+        Setting("fisher_every", "Fisher products use every n-th sample, n this", "above 0", int),
+    ),
+    label="delta",
+    check=check,
+)

@@ -109,21 +109,25 @@ def reachable(host: str, port: int) -> bool:
     return ask([sys.executable, "-S", "-c", code], 3)[0]
 
 
-def kept_promises(room: Path) -> dict[str, bool]:
-    """What records rely on, tried in an empty folder."""
+def refuses(action: Callable[[], object]) -> bool:
+    """Does it find that the file is there already?"""
+    try:
+        action()
+    except FileExistsError:
+        return True
+    return False
 
-    def refuses(action: Callable[[], object]) -> bool:
-        try:
-            action()
-        except FileExistsError:
-            return True
+
+def holds(action: Callable[[], bool]) -> bool:
+    """Does it work, and not fail?"""
+    try:
+        return action()
+    except OSError:
         return False
 
-    def holds(action: Callable[[], bool]) -> bool:
-        try:
-            return action()
-        except OSError:
-            return False
+
+def kept_promises(room: Path) -> dict[str, bool]:
+    """What records rely on, tried in an empty folder."""
 
     def link() -> bool:
         os.link(old, room / "link")

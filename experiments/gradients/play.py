@@ -5,13 +5,15 @@ Shapes: R episodes of up to L env steps, padded at the end; D observations; P pa
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppo import advantages
+from ppo.actor_critic import ActorCritic, NetworkActor, outgoing
+from ppo.config import RunConfig
 from ppo.environments import BACKENDS
 from ppo.networks import Network, initialise
 from ppo.normalisation import ObservationFilter
@@ -30,18 +32,18 @@ STATES = 10_000  # on which two policies are compared
 class Policy:
     """A policy of a run at one moment: its parameters (1, P), and the observation filter's statistics of then."""
 
-    pack: Pack  # the run: its task, networks and kind of distribution
+    run: RunConfig  # its task, and how it acts there
+    model: ActorCritic
     flat: Tensor
     filter: ObservationFilter
 
     @classmethod
     def present(cls, pack: Pack) -> "Policy":
-        return cls(pack, pack.flat.clone(), copy.deepcopy(pack.filter))
+        return cls(pack.runs[0], pack.learner.model, pack.learner.flat.clone(), copy.deepcopy(pack.filter))
 
     def distribution(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Distribution:
         """π(·|x), x (R, B, D); of other parameters, a set for each row, where they are given."""
-        views = parameters or self.pack.network.views(self.flat.expand(len(x), -1))
-        return self.pack.distribution(views, self.pack.network.policy(views, x))
+        return self.model.policy(parameters or self.model.network.views(self.flat.expand(len(x), -1)), x)
 
 
 @dataclass
@@ -73,10 +75,10 @@ class Episodes:
 def play(policy: Policy, seed: int, purpose: str, rounds: int, size: int) -> Iterator[Episodes]:
     """`rounds` times `size` whole episodes. In each round every environment plays one to its end: those that happen to
     be short are not there more often. `purpose` names the draws."""
-    pack = policy.pack
+    run, spaces = policy.run, policy.model.spaces
     seeds = generator(seed, f"{purpose} environment").integers(MAX_SEED, size=size)
-    backend = BACKENDS[pack.runs[0].backend](pack.runs[0].env, seeds.tolist())
-    parameters = {name: values.numpy() for name, values in pack.network.views(policy.flat).items()}
+    backend = BACKENDS[run.backend](run.env, seeds.tolist())
+    actor = NetworkActor(policy.model, policy.model.network.views(policy.flat))
     for number in range(rounds):
         rng = generator(seed, f"{purpose} action", number)
         playing = np.arange(size, dtype=np.int32)
@@ -84,10 +86,9 @@ def play(policy: Policy, seed: int, purpose: str, rounds: int, size: int) -> Ite
         lengths, steps = np.zeros(size, dtype=np.int64), []
         while playing.size:
             x = policy.filter.normalise(observations[None])
-            noise = pack.distribution_class.noise(rng, size, pack.spaces.action_size)[None, playing, None]
-            noise = pack.distribution_class.perturbation(parameters, noise)[:, :, 0]
-            actions = pack.distribution_class.act(pack.network.policy(parameters, x), noise)[0]
-            observations, rewards, terminated, truncated = backend.step(outgoing(pack, actions), playing)
+            actions = actor.act(x, actor.draws(rng, size)[None, playing])[0]
+            taken = outgoing(actions, spaces, run.profile.clip_actions)
+            observations, rewards, terminated, truncated = backend.step(taken, playing)
             steps.append((playing, x[0], actions, rewards))
             lengths[playing] += 1
             observations, playing = (array[~(terminated | truncated)] for array in (observations, playing))
@@ -102,14 +103,6 @@ def padded(size: int, who: Sequence[np.ndarray], values: Sequence[np.ndarray]) -
     for t, (rows, value) in enumerate(zip(who, values, strict=True)):
         found[rows, t] = value
     return found
-
-
-def outgoing(pack: Pack, actions: np.ndarray) -> np.ndarray:
-    """Sampled actions as an environment takes them."""
-    if pack.spaces.discrete:
-        return actions
-    actions = actions.astype(np.float64)
-    return np.clip(actions, pack.spaces.low, pack.spaces.high) if pack.profile.clip_actions else actions
 
 
 @dataclass(frozen=True)
@@ -137,8 +130,8 @@ def fit_critics(
     policy: Policy, data: Sequence[Episodes], gammas: Sequence[float], seed: int, with_clock: bool = False
 ) -> Critics:
     """Least squares on discounted rewards-to-go, Adam on minibatches, all discounts side by side."""
-    profile, clock = policy.pack.profile, max(map(longest, data)) if with_clock else None
-    network = Network((policy.pack.spaces.observation_size + with_clock,), 1, False, profile)
+    profile, clock = policy.run.profile, max(map(longest, data)) if with_clock else None
+    network = Network((policy.model.spaces.observation_size + with_clock,), 1, False, profile)
     x = torch.from_numpy(np.concatenate([inputs(episodes, clock)[episodes.there] for episodes in data]))
     returns = np.array([np.concatenate([to_go(episodes, gamma) for episodes in data]) for gamma in gammas])
     shift, scale = returns.mean(axis=1, keepdims=True), returns.std(axis=1, keepdims=True)
@@ -182,13 +175,13 @@ def perturbed(policy: Policy, data: Sequence[Episodes], kl: float, seed: int) ->
     `data` is `kl` nats."""
     x = torch.from_numpy(np.concatenate([episodes.x[episodes.there] for episodes in data]))
     x = x[:: -(-len(x) // STATES)][None]
-    columns = policy.pack.policy_columns
+    columns = torch.from_numpy(policy.model.network.policy_columns())
     direction = torch.zeros_like(policy.flat)
     draws = generator(seed, "direction").standard_normal(len(columns), dtype=np.float32)
     direction[:, columns] = torch.from_numpy(draws)
 
     def at(distance: float) -> Policy:
-        return Policy(policy.pack, policy.flat + distance * direction, policy.filter)
+        return replace(policy, flat=policy.flat + distance * direction)
 
     @torch.no_grad()
     def is_near(distance: float) -> bool:

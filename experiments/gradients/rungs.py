@@ -101,7 +101,7 @@ def episode_gradients(
 ) -> Iterator[Tensor]:
     """By rung the gradient of every episode, Σ_t ∇log π(a_t|s_t) Â_t, (R, P): each episode has a copy of the
     parameters as its own row, so that one backward pass tells their gradients apart."""
-    network = policy.pack.network
+    network = policy.model.network
     copies = network.views(policy.flat.expand(len(episodes.lengths), -1))
     leaves = {name: view.clone().requires_grad_() for name, view in copies.items()}
     x, actions, there = map(torch.from_numpy, (episodes.x, episodes.actions, episodes.there))

@@ -83,7 +83,7 @@ class Calibration:
     def __call__(self, config: RunConfig, size: int) -> float:
         """Seconds per env step of each run in a pack of that size."""
         frames = config.profile.convolutions != "none"
-        key = ("frames" if frames else config.env, config.backend, config.profile, config.algo.learns)
+        key = ("frames" if frames else config.env, config.backend, config.profile, config.algo.learner.learns)
         if key not in self.measured:
             self.measured[key] = self.measure(config, (1,) if frames else CALIBRATED_SIZES)
         fixed, per_run = self.measured[key]

@@ -41,13 +41,13 @@ def played(request: pytest.FixtureRequest) -> tuple[Policy, Policy, Critics, Epi
 
 def logs_by_torch(policy: Policy, flat: torch.Tensor, x: np.ndarray, actions: np.ndarray) -> torch.Tensor:
     """log π of one episode's steps, (L,), by torch's own layers and distributions."""
-    views = {name: view[0] for name, view in policy.pack.network.views(flat).items()}
+    views = {name: view[0] for name, view in policy.model.network.views(flat).items()}
     hidden = torch.from_numpy(x)
     for layer in range(2):
         hidden = torch.tanh(hidden @ views[f"policy.{layer}.weight"] + views[f"policy.{layer}.bias"])
-    output = (hidden @ views["policy.head.weight"] + views["policy.head.bias"])[:, : policy.pack.spaces.action_size]
+    output = (hidden @ views["policy.head.weight"] + views["policy.head.bias"])[:, : policy.model.spaces.action_size]
     taken = torch.from_numpy(actions)
-    if policy.pack.spaces.discrete:
+    if policy.model.spaces.discrete:
         return torch.distributions.Categorical(logits=output).log_prob(taken)
     return torch.distributions.Normal(output, views["log_std"].exp()).log_prob(taken).sum(-1)
 

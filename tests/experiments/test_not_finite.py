@@ -123,7 +123,7 @@ def test_actions_that_are_not_finite_are_named_at_the_step_they_were_meant_for()
     pack.start()
     collect(pack)
     pack.rollout += 1
-    pack.flat[0] = np.nan
+    pack.learner.flat[0] = np.nan
     collect(pack)
     assert pack.not_finite == [("actions", 33), None]
 

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ppo.actor_critic
 import ppo.cem
 import ppo.normalisation
 import ppo.objectives
-import ppo.pack
 import ppo.rollout
+import ppo.surrogate
 import ppo.trust_region
-import ppo.update
 from experiments import trace, trace_sides
 from experiments.compose import CONF
 from experiments.profiles import read
 from experiments.trace_sides import Lines, compare
 from ppo.advantages import ESTIMATORS
-from ppo.objectives import OBJECTIVES
-from ppo.pack import Pack
+from ppo.learners import OBJECTIVES
+from ppo.surrogate import Surrogate
 from tests.conftest import ROOT
 
 PROFILE = "ppo1_2017_08"
@@ -112,15 +112,20 @@ class TestWhatIsTraced:
 
 
 def scaled_in_iteration_2(original: Callable[..., Any]) -> Callable[..., Any]:
-    def changed(pack: Pack, rollout: Any) -> Any:
-        advantage, *rest = original(pack, rollout)
-        return (advantage * (1 + 1e-7 * (pack.iteration == 1)), *rest)
+    def changed(learner: Any, rollout: Any) -> Any:
+        advantage, *rest = original(learner, rollout)
+        first_iteration = 8  # steps of the optimiser
+        return (advantage * (1 + 1e-7 * (learner.optimisers[0].steps == first_iteration)), *rest)
 
     return changed
 
 
 def squared_epsilon_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda pack, name: original(pack, name) * (pack.remaining if name == "epsilon" else 1)
+    def changed(learner: Any, number: int) -> Any:
+        found = original(learner, number)
+        return found | {"epsilon": found["epsilon"] * (1 - number / learner.runs[0].iterations)}
+
+    return changed
 
 
 def stronger_penalty(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,7 +137,7 @@ def bolder_beta(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def louder_noise(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda pack: original(pack) * (1 + 1e-6)
+    return lambda *arguments: original(*arguments) * (1 + 1e-6)
 
 
 def other_weights(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,12 +162,12 @@ class TestPlantedChanges:
     @pytest.mark.parametrize(
         ("owner", "name", "change", "first", "differ"),
         [
-            (ppo.update, "estimate_advantages", scaled_in_iteration_2, "iteration 2: policy_loss", 24),
-            (ppo.update, "annealed", squared_epsilon_schedule, "iteration 2: epsilon 0.1333 became 0.08889", 12),
+            (Surrogate, "estimate", scaled_in_iteration_2, "iteration 2: policy_loss", 24),
+            (Surrogate, "scheduled", squared_epsilon_schedule, "iteration 2: epsilon 0.1333 became 0.08889", 12),
             (ppo.objectives, "kl_penalty", stronger_penalty, "iteration 1: policy_loss", 9),
             (ppo.objectives, "adapt_beta", bolder_beta, "iteration 1: next_beta", 6),
-            (ppo.rollout, "action_draws", louder_noise, "iteration 1: first_action", 16),
-            (ppo.pack, "initialise", other_weights, "iteration 0: parameters", 24),
+            (ppo.rollout, "named_draws", louder_noise, "iteration 1: first_action", 16),
+            (ppo.actor_critic, "initialise", other_weights, "iteration 0: parameters", 24),
             (ppo.normalisation.RunningMoments, "merge", one_observation_more, "iteration 1: filter", 24),
         ],
     )
@@ -187,8 +192,8 @@ class TestPlantedChanges:
             ),
             (ppo.objectives, "trajectory_ratio", lambda f: lambda **a: f(**a) + 1e-3, {"trajectory_ratio"}),
             (ppo.objectives, "project", lambda f: lambda g, k, delta: f(g, k, 2 * delta), {"projected"}),
-            (ppo.trust_region, "fisher_vector_product", lambda f: lambda *a: f(*a[:3], damping=0.2), {"trust_region"}),
-            (ppo.cem.CrossEntropyMethod, "tell", lambda f: lambda self, run, score: f(self, run, -score), {"cem"}),
+            (ppo.trust_region, "fisher_vector_product", lambda f: lambda *a: f(*a[:4], damping=0.2), {"trust_region"}),
+            (ppo.cem.Search, "score", lambda f: lambda self, run, score: f(self, run, -score), {"cem"}),
         ],
     )
     def test_a_change_of_one_algorithm_shows_in_its_runs_alone(
@@ -252,7 +257,7 @@ class TestStored:
             f"{len(trace.ALGOS)} runs of 3 iterations each:\nthe same, byte for byte\n"
             "every run is the same alone and beside other seeds\n"
         )
-        monkeypatch.setattr(ppo.update, "annealed", squared_epsilon_schedule(ppo.update.annealed))
+        monkeypatch.setattr(Surrogate, "scheduled", squared_epsilon_schedule(Surrogate.scheduled))
         code, words = said(capsys, "--with", file)
         assert code == 1
         assert "CartPole-v1 seed 0, iteration 2: epsilon 0.1333 became 0.08889; 4 of 16 runs differ" in words

@@ -59,7 +59,7 @@ def checkout(name: str, work: Path) -> Path:
 
 
 def trace(folder: Path) -> str:
-    """What the exact trace says first of the bug in a checkout: which run and which quantity part, and how many runs."""
+    """What the exact trace says first of the bug in a checkout: the run, the quantity, how many runs differ."""
     said = called(folder, "experiments.trace", "--against", "HEAD~1")[1]
     return said.splitlines()[1]  # after the line that names both sides
 

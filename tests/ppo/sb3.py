@@ -13,7 +13,7 @@ POLICY = {"net_arch": {"pi": [16, 16], "vf": [16, 16]}, "activation_fn": torch.n
 
 def pairs(pack: Pack, row: int, model: Any) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Name, our values in SB3's shape, and SB3's parameter."""
-    policy, views = model.policy, pack.network.views(pack.flat)
+    policy, views = model.policy, pack.learner.model.network.views(pack.learner.flat)
     layers = {
         "policy.0": policy.mlp_extractor.policy_net[0], "policy.1": policy.mlp_extractor.policy_net[2],
         "value.0": policy.mlp_extractor.value_net[0], "value.1": policy.mlp_extractor.value_net[2],

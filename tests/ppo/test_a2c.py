@@ -8,10 +8,10 @@ import pytest
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from ppo.batches import merged
 from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.pack import Pack
 from ppo.rollout import collect
-from ppo.update import estimate_advantages, merged, update
 from tests.ppo.sb3 import POLICY, assert_same_weights, copy_weights
 
 STEPS, ACTORS = 5, 4
@@ -31,8 +31,8 @@ def test_an_update_is_that_of_stable_baselines3(env_id: str, optimiser: str) -> 
     pack.start()
     for _ in range(3):
         rollout = collect(pack)
-        _, value_target, values = estimate_advantages(pack, rollout)
-        update(pack, rollout)
+        _, value_target, values = pack.learner.estimate(rollout)
+        pack.learner.update(rollout, pack.filter, pack.rollout)
         pack.rollout += 1
         for row, model in enumerate(models):
             fill(model, merged(rollout.x)[row], merged(rollout.actions)[row], value_target[row], values[row])

@@ -19,7 +19,6 @@ from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.rollout import collect
 from ppo.train import train
-from ppo.update import estimate_advantages
 from tests.conftest import Killed, game, profile_of, promised, small_game, small_run
 from tests.conftest import train as train_with_records
 from tests.experiments.test_resume import train_until_checkpoint
@@ -141,7 +140,7 @@ def test_a_lost_life_ends_the_estimate_and_not_the_game() -> None:
     assert lost > 4 * len(rollout.episodes[0]) > 0  # five lives a game, the last of which ends it
     running = rollout.rewards[0].sum() - pack.episode_return.sum()
     assert running == sum(episode.episode_return for episode in rollout.episodes[0])
-    _, value_target, _ = estimate_advantages(pack, rollout)
+    _, value_target, _ = pack.learner.estimate(rollout)
     at_ends = value_target.reshape(1, 2, -1)[rollout.terminated]
     assert set(at_ends) <= {0.0, 1.0}
     goes_on = Pack([small_game(profile={"horizon": 1024, "lost_life": "goes_on"})])
@@ -157,7 +156,7 @@ def test_rewards_are_clipped_to_their_sign_for_learning_alone() -> None:
     rollout = collect(pack)
     assert rollout.rewards.max() >= 25
     rollout.terminated[:] = True
-    assert set(np.unique(estimate_advantages(pack, rollout)[1])) == {0.0, 1.0}
+    assert set(np.unique(pack.learner.estimate(rollout)[1])) == {0.0, 1.0}
 
 
 # The network
@@ -230,7 +229,7 @@ def test_bfloat16_rounds_what_frames_become_and_no_parameter() -> None:
 def digests(runs: list[RunConfig]) -> dict[RunConfig, bytes]:
     pack = Pack(runs)
     list(train(pack))
-    return {run: pack.flat[row].numpy().tobytes() for row, run in enumerate(pack.runs)}
+    return {run: pack.learner.flat[row].numpy().tobytes() for row, run in enumerate(pack.runs)}
 
 
 @pytest.mark.parametrize("convolutions", ["nature", "a3c"])

@@ -146,7 +146,7 @@ def test_beta_stays_within_its_bounds():
 def test_a_declaration_that_does_not_hold_is_refused_where_it_stands():
     shared = Setting("epsilon", "of a pack", "above 0")
     with pytest.raises(TypeError, match="objective nothing has no function to maximise"):
-        Objective("nothing")
+        check_reads(Objective("nothing"))
     with pytest.raises(TypeError, match="objective odd reads ratios: neither one of advantage, ratio"):
         check_reads(Objective("odd", lambda ratios, advantage: ratios * advantage))
     with pytest.raises(TypeError, match=r"objective odd reads epsilon: .* a setting of its own with per_run=True"):

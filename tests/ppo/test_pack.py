@@ -15,7 +15,6 @@ from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.rollout import collect
 from ppo.train import train
-from ppo.update import scheduled, update
 from tests.conftest import PROFILES, ROWS, small_run
 
 SIZES = (1, 2, 3, 5, 8, 9, 17)
@@ -31,7 +30,9 @@ def traces(runs: list[RunConfig]) -> dict[RunConfig, str]:
             values = [float(iteration.metrics[name][row]) for name in sorted(iteration.metrics)]
             digests[run].update(repr((iteration.episodes[row], values)).encode())
     for row, run in enumerate(pack.runs):
-        digests[run].update(pack.flat[row].numpy().tobytes() + pack.optimisers[0].square[row].numpy().tobytes())
+        digests[run].update(
+            pack.learner.flat[row].numpy().tobytes() + pack.learner.optimisers[0].square[row].numpy().tobytes()
+        )
         digests[run].update(repr(pack.filter.state_dict(row)).encode())
     return {run: digest.hexdigest() for run, digest in digests.items()}
 
@@ -95,9 +96,9 @@ def test_policies_that_do_not_learn_are_pack_equal_and_keep_their_parameters(obj
     runs = [small_run(seed, 2, "Hopper-v4", algo=replace(ROWS[0], objective=objective)) for seed in range(5)]
     assert traces(runs[3:4]) == {runs[3]: traces(runs)[runs[3]]}
     pack = Pack(runs)
-    before = pack.flat.clone()
+    before = pack.learner.flat.clone()
     assert all(not iteration.metrics for iteration in train(pack))
-    assert (pack.flat == before).all()
+    assert (pack.learner.flat == before).all()
 
 
 class OneNumber(gymnasium.Env):
@@ -145,10 +146,10 @@ def test_the_episodes_of_a_run_end_where_it_died() -> None:
     run = small_run(algo=Algo("policy_gradient"), profile={**shape, "stepsize": 1e37})
     pack, finished = Pack([run]), []
     pack.start()
-    while torch.isfinite(pack.flat).all():
+    while torch.isfinite(pack.learner.flat).all():
         rollout = collect(pack)
         finished += rollout.episodes[0]
-        update(pack, rollout)
+        pack.learner.update(rollout, pack.filter, pack.rollout)
         pack.rollout += 1
     assert finished and 0 < pack.env_steps < run.profile.steps
     (only,) = train(Pack([run]))
@@ -159,7 +160,7 @@ def test_the_episodes_of_a_run_end_where_it_died() -> None:
 def test_actions_that_are_not_finite_end_no_episode_of_their_runs_record() -> None:
     pack = Pack([small_run(seed, profile={"actors": 2}) for seed in range(2)])
     pack.start()
-    pack.flat[1] = torch.nan
+    pack.learner.flat[1] = torch.nan
     healthy, dead = collect(pack).episodes
     assert healthy and not dead
 
@@ -172,15 +173,16 @@ def test_a_ratio_that_overflows_moves_no_run_whose_objective_reads_none(objectiv
     def gradients(runs: list[RunConfig]) -> torch.Tensor:
         """∂(surrogate)/∂θ, a row per run, where the ratios of the last run are e^±100."""
         pack, rng = Pack(runs), np.random.default_rng(0)
-        x = pack.tensor(np.tile(rng.standard_normal((1, 256, pack.spaces.observation_size)), (len(runs), 1, 1)))
-        action = pack.tensor(np.tile(rng.standard_normal((1, 256, 1)), (len(runs), 1, 1)))
-        new = pack.distribution(pack.leaves, pack.network.policy(pack.leaves, x))
+        learner, model = pack.learner, pack.learner.model
+        x = model.tensor(np.tile(rng.standard_normal((1, 256, pack.spaces.observation_size)), (len(runs), 1, 1)))
+        action = model.tensor(np.tile(rng.standard_normal((1, 256, 1)), (len(runs), 1, 1)))
+        new = model.policy(learner.leaves, x)
         log_prob = new.log_prob(action).detach()
         log_prob[-1] += torch.tensor([100.0, -100.0]).repeat(128)
         one, trajectory = torch.ones_like(log_prob), torch.zeros_like(log_prob, dtype=torch.int64)
         batch = Batch(x, action, log_prob, one, one, None, None, trajectory=trajectory)
-        total = surrogate(pack.objective_rows(), batch, new, scheduled(pack)[0]).sum()
-        return pack.network.gradient(pack.leaves, total)
+        total = surrogate(learner.rows, batch, new, learner.coefficients(learner.scheduled(0))).sum()
+        return model.network.gradient(learner.leaves, total)
 
     alone, together = gradients([bare]), gradients([clip, bare])
     assert torch.isfinite(together).all() and together[-1].any()

@@ -98,14 +98,14 @@ def test_kl_and_its_gradient_vanish_at_equal_policies():
 
 def test_gaussian_actions_are_the_mean_plus_the_scaled_noise():
     noise = np.array([[1.0, -2.0], [0.0, 0.5]])[None, None]
-    perturbation = Gaussian.perturbation({"log_std": np.log([[[0.5, 3.0]]])}, noise)
-    np.testing.assert_allclose(Gaussian.act(np.array([1.0, 2.0]), perturbation)[0, 0], [[1.5, -4.0], [1.0, 3.5]])
+    scale = Gaussian.scale({"log_std": np.log([[[0.5, 3.0]]])})
+    np.testing.assert_allclose(Gaussian.act(np.array([1.0, 2.0]), scale * noise)[0, 0], [[1.5, -4.0], [1.0, 3.5]])
 
 
 def test_gaussian_actions_have_the_mean_and_std_of_the_policy():
     noise = Gaussian.noise(np.random.default_rng(3), SAMPLES, 2)
-    perturbation = Gaussian.perturbation({"log_std": np.asarray(LOG_STD)[None, None]}, noise[None, None])
-    actions = Gaussian.act(np.asarray(MEAN), perturbation)[0, 0]
+    scale = Gaussian.scale({"log_std": np.asarray(LOG_STD)[None, None]})
+    actions = Gaussian.act(np.asarray(MEAN), scale * noise[None, None])[0, 0]
     within_three_sigma(actions, MEAN)
     within_three_sigma(np.square(actions - MEAN), np.exp(2 * np.asarray(LOG_STD)))
     within_three_sigma(np.prod(actions - MEAN, axis=1), 0)
@@ -113,7 +113,7 @@ def test_gaussian_actions_have_the_mean_and_std_of_the_policy():
 
 def test_categorical_actions_have_the_frequencies_of_the_policy():
     noise = Categorical.noise(np.random.default_rng(3), SAMPLES, 4)
-    samples = Categorical.act(np.asarray(LOGITS), Categorical.perturbation({}, noise))
+    samples = Categorical.act(np.asarray(LOGITS), Categorical.scale({}) * noise)
     counts = np.bincount(samples, minlength=4)
     # All four frequencies in one test at the level of 3σ; four tests would fail four times as often.
     assert stats.chisquare(counts, SAMPLES * softmax(LOGITS)).pvalue > 2 * stats.norm.sf(3)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ppo.config import Algo, Profile, RunConfig
-from ppo.objectives import OBJECTIVES
+from ppo.learners import OBJECTIVES
 from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.train import train
@@ -175,9 +175,9 @@ def outputs(run: RunConfig) -> np.ndarray:
     for _ in train(pack):
         pass
     assert pack.iteration == run.iterations
-    x = pack.tensor(np.random.default_rng(0).standard_normal((1, 16, pack.spaces.observation_size)))
-    policy, value = pack.network.policy_and_value(pack.parameters, x)
-    log_std = [pack.parameters["log_std"]] if "log_std" in pack.parameters else []
+    x = pack.learner.model.tensor(np.random.default_rng(0).standard_normal((1, 16, pack.spaces.observation_size)))
+    policy, value = pack.learner.model.network.policy_and_value(pack.learner.views, x)
+    log_std = [pack.learner.views["log_std"]] if "log_std" in pack.learner.views else []
     return np.concatenate([part.detach().numpy().ravel() for part in (policy, value, *log_std)])
 
 
@@ -262,8 +262,8 @@ def test_a_policy_that_does_not_fit_the_actions_is_refused(wanted: str, env: str
 
 def test_random_and_initial_learn_nothing_and_act_differently() -> None:
     random, initial = (Pack([run_of("paper_text", {}, Algo(name))]) for name in ("random", "initial"))
-    start = [pack.flat.clone() for pack in (random, initial)]
+    start = [pack.learner.flat.clone() for pack in (random, initial)]
     episodes = [[iteration.episodes for iteration in train(pack)] for pack in (random, initial)]
-    assert all((pack.flat == flat).all() for pack, flat in zip((random, initial), start, strict=True))
+    assert all((pack.learner.flat == flat).all() for pack, flat in zip((random, initial), start, strict=True))
     assert (start[0] == start[1]).all()
     assert episodes[0] != episodes[1]

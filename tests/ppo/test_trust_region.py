@@ -9,13 +9,13 @@ import torch
 from sb3_contrib import TRPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from ppo.batches import merged
 from ppo.config import Algo, Env, Profile, RunConfig
 from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.rollout import collect
 from ppo.train import train
 from ppo.trust_region import conjugate_gradients, fisher_vector_product
-from ppo.update import estimate_advantages, merged, update
 from tests.ppo.sb3 import POLICY, assert_same_weights, copy_weights
 
 TRUST_REGION = {
@@ -42,23 +42,24 @@ def states_and_policy(pack: Pack) -> tuple[torch.Tensor, Any]:
         np.random.default_rng(0).standard_normal((len(pack), 40, pack.spaces.observation_size)).astype(np.float32)
     )
     with torch.no_grad():
-        policy = pack.network.policy(pack.parameters, x)
-        return x, pack.distribution(pack.parameters, policy).map(lambda each: each.expand_as(policy).clone())
+        policy = pack.learner.model.network.policy(pack.learner.views, x)
+        old = pack.learner.model.distribution(pack.learner.views, policy)
+        return x, old.map(lambda each: each.expand_as(policy).clone())
 
 
 @pytest.mark.parametrize("env_id", TASKS)
 def test_fisher_products_are_those_of_the_explicit_matrix(env_id: str) -> None:
     pack = pack_of(env_id)
     x, old = states_and_policy(pack)
-    product = fisher_vector_product(pack, x, old, damping=0.3)
-    vectors = torch.from_numpy(np.random.default_rng(1).standard_normal(pack.flat.shape).astype(np.float32))
+    product = fisher_vector_product(pack.learner.model, pack.learner.leaves, x, old, damping=0.3)
+    vectors = torch.from_numpy(np.random.default_rng(1).standard_normal(pack.learner.flat.shape).astype(np.float32))
     found = product(vectors)
     for row in range(len(pack)):
 
         def kl(flat: torch.Tensor, row: int = row) -> torch.Tensor:
             """Of one run, as a function of its parameters, with torch.distributions' formula."""
-            views = pack.network.views(flat[None])
-            output = pack.network.policy(views, x[row : row + 1])[0]
+            views = pack.learner.model.network.views(flat[None])
+            output = pack.learner.model.network.policy(views, x[row : row + 1])[0]
             if pack.spaces.discrete:
                 then, now = (torch.distributions.Categorical(logits=logits) for logits in (old.logits[row], output))
             else:
@@ -66,7 +67,7 @@ def test_fisher_products_are_those_of_the_explicit_matrix(env_id: str) -> None:
                 now = torch.distributions.Normal(output, views["log_std"][0].exp())
             return torch.distributions.kl_divergence(then, now).sum() / len(output)
 
-        hessian = torch.autograd.functional.hessian(kl, pack.flat[row].detach())
+        hessian = torch.autograd.functional.hessian(kl, pack.learner.flat[row].detach())
         expected = (hessian + 0.3 * torch.eye(len(hessian))) @ vectors[row]
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
         assert hessian.abs().max() > 0.1
@@ -108,10 +109,10 @@ def test_the_step_keeps_its_bound_and_does_not_lower_the_surrogate(env_id: str, 
 
 def test_a_step_that_nothing_can_save_is_not_made() -> None:
     pack = pack_of("Pendulum-v1", kl_accepted=1e-9, backtracks=3)
-    before = pack.network.views(pack.flat.clone())
+    before = pack.learner.model.network.views(pack.learner.flat.clone())
     pack.start()
-    metrics = update(pack, collect(pack))
-    for name, values in pack.network.views(pack.flat).items():
+    metrics = pack.learner.update(collect(pack), pack.filter, pack.rollout)
+    for name, values in pack.learner.model.network.views(pack.learner.flat).items():
         assert torch.equal(values, before[name]) == (not name.startswith("value."))
     assert (metrics["kl"] == 0).all() and (metrics["update_norm"] > 0).all()
 
@@ -127,10 +128,10 @@ def test_an_update_is_that_of_sb3_contrib(env_id: str) -> None:
     models = [twin(pack, row, env_id) for row in range(2)]
     pack.start()
     rollout = collect(pack)
-    advantage, value_target, values = estimate_advantages(pack, rollout)
-    starts = pack.flat.clone()
-    update(pack, rollout)
-    assert ((pack.flat - starts).abs().amax(dim=1) > 1e-2).all()
+    advantage, value_target, values = pack.learner.estimate(rollout)
+    starts = pack.learner.flat.clone()
+    pack.learner.update(rollout, pack.filter, pack.rollout)
+    assert ((pack.learner.flat - starts).abs().amax(dim=1) > 1e-2).all()
     for row, model in enumerate(models):
         fill(
             model, merged(rollout.x)[row], merged(rollout.actions)[row], advantage[row], value_target[row], values[row]

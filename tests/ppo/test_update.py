@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.learner import column
 from ppo.pack import Pack
 from ppo.rollout import collect
-from ppo.update import update
 from tests.ppo.plain import Trainer
 
 ALGOS = (
@@ -33,7 +33,9 @@ def pack_of(env_id, algos=ALGOS, iterations=1, **settings):
 
 
 def assert_same_parameters(pack, trainer):
-    views = {name: view[trainer.row] for name, view in pack.network.views(pack.flat.detach()).items()}
+    views = {
+        name: view[trainer.row] for name, view in pack.learner.model.network.views(pack.learner.flat.detach()).items()
+    }
     expected = {} if trainer.agent.log_std is None else {"log_std": trainer.agent.log_std[None]}
     for layer, module in trainer.agent.layers.items():
         expected[f"{layer.replace('_', '.')}.weight"] = module.weight.T
@@ -49,18 +51,18 @@ def assert_same_parameters(pack, trainer):
 def train_both(pack, iterations=1):
     """The last rollout, after updating the pack and its reference and comparing them."""
     trainers = [Trainer(pack, row) for row in range(len(pack))]
-    start = pack.flat.detach().clone()
+    start = pack.learner.flat.detach().clone()
     pack.start()
     for iteration in range(iterations):
         rollout = collect(pack)
-        update(pack, rollout)
+        pack.learner.update(rollout, pack.filter, pack.rollout)
         pack.rollout += 1
         for trainer in trainers:
             trainer.update(rollout, iteration, alpha=1 - iteration / pack.iterations)
             assert_same_parameters(pack, trainer)
-    assert ((pack.flat.detach() - start).abs().amax(dim=1) > 1e-3).all()
+    assert ((pack.learner.flat.detach() - start).abs().amax(dim=1) > 1e-3).all()
     betas = [np.nan if trainer.beta is None else trainer.beta for trainer in trainers]
-    np.testing.assert_array_equal(pack.settings["beta"][:, 0], betas)
+    np.testing.assert_array_equal(pack.learner.settings["beta"][:, 0], betas)
     return rollout
 
 
@@ -136,7 +138,7 @@ SEPARATE = {"value_fit": "separate", "value_stepsize": 3e-3}
 def test_the_policy_gradient_is_the_plain_one(env_id, settings):
     pack = pack_of(env_id, [Algo("policy_gradient", gae_lambda=value) for value in (0.0, 0.9, 1.0)], 3, **settings)
     train_both(pack, iterations=3)
-    moved = pack.stepsize != pack.column("stepsize")
+    moved = pack.learner.stepsize != column(pack.runs, "stepsize")
     assert moved.all() if settings.get("stepsize_schedule") == "kl" else not moved.any()
 
 
@@ -153,7 +155,7 @@ def test_the_projected_gradient_is_the_plain_one(env_id):
     pack.start()
     for iteration in range(3):
         rollout = collect(pack)
-        update(pack, rollout)
+        pack.learner.update(rollout, pack.filter, pack.rollout)
         pack.rollout += 1
         for trainer in trainers:
             trainer.update(rollout, iteration, alpha=1.0)
@@ -172,6 +174,6 @@ def test_a_compiled_update_of_a_pack_is_the_eager_one_rounded_otherwise(
     start = eager.flat.clone()
     for pack in (eager, compiled):
         pack.start()
-        update(pack, collect(pack))
+        pack.learner.update(collect(pack), pack.filter, pack.rollout)
     torch.testing.assert_close(compiled.flat, eager.flat, rtol=0, atol=1e-5)
     assert ((eager.flat - start).abs().amax(dim=1) > 1e-3).all()

@@ -34,10 +34,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     path = folder / "ppo" / "objectives.py"
     text = path.read_text()
-    before, table, after = text.partition("OBJECTIVES = {\n")
-    line = '        Objective("random"'
+    before, table, after = text.partition("SURROGATES = (\n")
+    line = '    Objective("projected"'
     assert table and after.count(line) == 1
-    after = after.replace(line, f"        {block('Its line in `OBJECTIVES`').strip()}\n{line}")
+    after = after.replace(line, f"    {block('Its line in `SURROGATES`').strip()}\n{line}")
     path.write_text(before + block("Its function, in `ppo/objectives.py`") + "\n\n" + table + after)
     (folder / "conf" / "algo" / "clip_higher.yaml").write_text(block("Its file, `conf/algo/clip_higher.yaml`"))
     return folder
@@ -82,7 +82,7 @@ assert pack_key(clip) == pack_key(high)
 def trained(*runs):
     pack = Pack(list(runs))
     for _ in train(pack): pass
-    return {run: pack.flat[row].clone() for row, run in enumerate(pack.runs)}
+    return {run: pack.learner.flat[row].clone() for row, run in enumerate(pack.runs)}
 together = trained(high, clip, low)
 assert torch.equal(together[low], together[clip]), "with both ε equal it is the paper's clip"
 assert not torch.equal(together[high], together[clip])
