@@ -95,7 +95,7 @@ class TestEveryFile:
 
 def test_errors_are_printed_in_one_place() -> None:
     """Or where a Hydra application, a job and its worker need an exit code or a stream of their own."""
-    own = {"train.py", "task.py", "worker.py", "watch.py"}
+    own = {"train.py", "task.py", "worker.py"}
     assert {path.name for path in FILES if 'print(f"error: ' in path.read_text()} == {"commands.py", *own}
 
 
