@@ -12,9 +12,9 @@ from pathlib import Path
 
 from experiments.commands import command, leave
 from experiments.files import read_lines
-from experiments.tracking.mirror import Target
-from experiments.tracking.process import Mirrors, drop_settings_of_others, summarise
+from experiments.tracking.mirror import Mirrors, summarise
 from experiments.tracking.settings import Tracking
+from experiments.tracking.wandb import drop_settings_of_others, target_of
 from ppo.refusals import UserError, near_matches
 
 AT_ONCE = 33  # W&B runs open together
@@ -48,7 +48,7 @@ def send() -> int:
     options = parser.parse_args()
     drop_settings_of_others()
     records, folders = folders_of(options.place or str(options.records), options.records)
-    target = Target(records, "online", options.project, options.entity)
+    target = target_of(records, "online", options.project, options.entity)
     ended = Counter[str]()
     for first in range(0, len(folders), AT_ONCE):
         mirrors = Mirrors(folders[first : first + AT_ONCE], target, lambda line: print(line, file=sys.stderr))

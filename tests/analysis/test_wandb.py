@@ -29,7 +29,7 @@ from analysis.records import RecordError
 from analysis.sources.records import read_run
 from analysis.sources.wandb import WHOLE_NUMBERS, from_files, lacks_episodes
 from experiments.records.schema import whole_numbers
-from experiments.tracking import mirror
+from experiments.tracking.reading import Source
 from ppo.config import RunConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -131,9 +131,9 @@ def test_a_run_that_older_code_mirrored_comes_back(
     records: Path, stub: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = mirrored_again(records, "kl_adaptive")
-    now, lately = mirror.Source.config, ("format", "label", "whole_numbers")
+    now, lately = Source.config, ("format", "label", "whole_numbers")
     monkeypatch.setattr(
-        mirror.Source, "config", lambda source: {n: value for n, value in now(source).items() if n not in lately}
+        Source, "config", lambda source: {n: value for n, value in now(source).items() if n not in lately}
     )
     assert mirrored(records, [folder], "offline")[0]
     (run,) = by_id(from_files(records)).values()

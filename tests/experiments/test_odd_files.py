@@ -15,7 +15,7 @@ from experiments.jobs.task import Supervisor
 from experiments.manifest import freeze
 from experiments.records.claims import owner
 from experiments.records.record import Attempt, Record
-from experiments.tracking.mirror import Source
+from experiments.tracking.reading import Source
 from experiments.watch import Agent
 from ppo.refusals import UserError
 from tests.conftest import Killed, named, promised, small_run, train
