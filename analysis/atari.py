@@ -18,19 +18,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import scores, statistics
-from analysis.curves import fill
-from analysis.dataset import SCORE_EPISODES, Dataset
+from analysis.curves import EPISODE, fill, rows_of
+from analysis.dataset import Dataset
 from analysis.figures import captions, style
 from analysis.figures.atari import figure6
 from analysis.findings import LEVEL_NAME
 from analysis.folders import building
 from analysis.paper import published
 from analysis.records import RecordError
-from analysis.report import about, dataset_of, missing, provenance
+from analysis.report import about, dataset_of, missing, provenance, title_of
 from analysis.results import Results
 from analysis.scores import UNTRAINED, Raw
 from analysis.statistics import FEW, Array
 from analysis.tables import Table, csv, frame, many, markdown, number, plain, returns, span
+from experiments.commands import command
+from experiments.records.schema import SCORE_EPISODES
 
 PAPER = {"a2c": "A2C", "acer": "ACER", "ppo": "PPO"}
 """Columns of the published tables, and the paper's names."""
@@ -58,7 +60,7 @@ def shared(results: Results) -> list[str]:
 
 def over_training(results: Results) -> Raw:
     """Raw scores by Table 2's first criterion: the mean return of all of a run's episodes."""
-    sums, counts = fill(results.dataset, results.runs["run"], results.runs["budget"].to_numpy())
+    sums, counts = fill(rows_of(results.dataset, results.runs["run"], EPISODE), results.runs["budget"].to_numpy())
     totals, episodes = sums.sum(axis=1), counts.sum(axis=1)
     score = np.divide(totals, episodes, out=np.full_like(totals, np.nan), where=episodes > 0)
     return scores.raw_scores(results.runs.assign(score=score))
@@ -214,18 +216,15 @@ def write(dataset: Dataset, out: Path) -> str:
     return text
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.atari", description="The paper's Atari tables, and ours.")
     parser.add_argument("name", metavar="DATASET_OR_STUDY", help="a dataset's folder, a study, or a folder of records")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where studies are looked up")
     parser.add_argument("--out", type=Path, help="folder of the files (default: reports/NAME-atari in the records)")
     options = parser.parse_args(arguments)
-    out = options.out or options.records / "reports" / f"{Path(options.name).resolve().name}-atari"
-    try:
-        print(write(dataset_of(options.name, options.records, mark=True), out), end="")
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    out = options.out or options.records / "reports" / f"{title_of(options.name)}-atari"
+    print(write(dataset_of(options.name, options.records, mark=True), out), end="")
     print(out, file=sys.stderr)
     return 0
 

@@ -25,6 +25,7 @@ from analysis.dataset import Dataset, load
 from analysis.records import RecordError
 from analysis.scores import UNTRAINED
 from analysis.tables import returns
+from experiments.commands import command
 
 FEWEST = 20  # seeds of every variant on every task
 SEEDS_PER_LOOK = 24  # of a candidate
@@ -124,6 +125,7 @@ def bless(study: str, name: str, reason: str, records: Path, replace: bool, base
     return said
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.bless", description="A study becomes a baseline.")
     parser.add_argument("study", help="a complete study in the records")
@@ -133,11 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
     parser.add_argument("--baselines", type=Path, default=FOLDER, help="where baselines are stored")
     options = parser.parse_args(arguments)
-    try:
-        said = bless(options.study, options.name, options.reason, options.records, options.replace, options.baselines)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    said = bless(options.study, options.name, options.reason, options.records, options.replace, options.baselines)
     print("\n".join([*said, str(options.baselines / options.name)]))
     return 0
 

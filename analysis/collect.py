@@ -34,11 +34,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.dataset import FILES, RUN_COLUMNS, RUNS, SCHEMA
+from analysis.dataset import FILES, RUN_COLUMNS, RUNS, SCHEMA, Note
 from analysis.records import RecordError
 from analysis.sources import datasets, tools
 from analysis.sources.records import Broken, Collected, place_of, read_run
 from analysis.tables import many
+from experiments.commands import command
 
 TROUBLES = ("broken", "partial", "missing", "twice", "episodes")
 ALIKE = 0.75  # of the longest run of a tool that says nothing of budgets; shorter ones are another experiment
@@ -82,7 +83,7 @@ def listed(kind: str, names: Sequence[str]) -> str:
     return f"{len(names)} {kind}: {'; '.join(names[:SHOWN])}{more}"
 
 
-def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[str, Any]) -> Iterator[Collected]:
+def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: Note) -> Iterator[Collected]:
     """Every run of the sources, once; what else they tell goes into `note`."""
     seen: dict[str, str] = {}
     for source in sources:
@@ -113,7 +114,7 @@ def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: dict[s
             )
 
 
-def runs_of(source: str, records: Path, trouble: Trouble, note: dict[str, Any]) -> Iterator[Collected | Broken]:
+def runs_of(source: str, records: Path, trouble: Trouble, note: Note) -> Iterator[Collected | Broken]:
     """The runs that one source names, read one after another."""
     kind, _, where = source.partition(":")
     if (others := tools.runs_of(source)) is not None:
@@ -267,7 +268,7 @@ def collect(sources: Sequence[str], records: Path, out: Path, leave_out: Sequenc
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} in (set(), set(FILES))):
         raise RecordError(f"--out {out} is there and is no dataset, or not only one; give a folder of its own")
     trouble = Trouble(leave_out)
-    note: dict[str, Any] = {"schema": SCHEMA, "sources": list(sources), "columns": RUN_COLUMNS, "numbered": []}
+    note: Note = {"schema": SCHEMA, "sources": [*sources], "columns": RUN_COLUMNS, "numbered": [], "left_out": {}}
     with made(out.parent), TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
         new, old = Path(beside, "new"), Path(beside, "old")
         new.mkdir()
@@ -276,10 +277,8 @@ def collect(sources: Sequence[str], records: Path, out: Path, leave_out: Sequenc
         if runs.empty:
             raise RecordError(f"no finished run in {', '.join(sources)}")
         refuse_mixed(runs)
-        left_out = note.get("left_out", {})  # of datasets among the sources
-        for kind, names in trouble.left_out().items():
-            left_out[kind] = [*left_out.get(kind, []), *names]
-        note["left_out"] = left_out
+        for kind, names in trouble.left_out().items():  # after those of datasets among the sources
+            note["left_out"].setdefault(kind, []).extend(names)
         (new / "dataset.json").write_text(json.dumps(note, indent=1) + "\n")
         if out.exists():
             out.replace(old)
@@ -306,6 +305,7 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -319,12 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         runs = collect(options.sources, options.records, options.out.resolve(), options.leave_out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except MemoryError as error:  # pyarrow's own is one of these
-        print(f"error: not enough memory to collect this ({' '.join(str(error).split())})", file=sys.stderr)
-        return 2
+        raise RecordError(f"not enough memory to collect this ({' '.join(str(error).split())})") from error
     note = json.loads((options.out / "dataset.json").read_text())
     print(f"{many(len(runs), 'run')}, {many(int(runs['episodes'].sum()), 'episode')} in {options.out}")
     for kind, names in note["left_out"].items():

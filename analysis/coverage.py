@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.records import RecordError
 from analysis.statistics import (
     LEVEL,
     RESAMPLES,
@@ -25,6 +26,7 @@ from analysis.statistics import (
     prediction_interval,
     t_interval,
 )
+from experiments.commands import command
 
 ENVIRONMENTS = 7
 SEEDS = (3, 5, 10, 30)
@@ -74,14 +76,14 @@ def coverage(
     return {name: float(value) for name, value in pd.DataFrame(rows).mean().items()}
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.coverage", description="Simulated coverage of intervals.")
     parser.add_argument("--draws", type=int, default=2000, help="simulated studies per row")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.draws < 1:
-        print("error: at least one draw is needed", file=sys.stderr)
-        return 2
+        raise RecordError("at least one draw is needed")
     rng = np.random.default_rng(options.seed)
     rows = {
         (draw.__name__, seeds): coverage(draw, seeds, options.draws, rng)

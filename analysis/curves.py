@@ -4,7 +4,7 @@ A run's value in a bin is the mean return of the episodes that ended in it, and 
 across a gap. What is drawn for several runs ends where the first of them ends, and has a gap where one of them has.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy import stats
 from analysis.dataset import Dataset
 from analysis.statistics import FEW, LEVEL, Array, area_under_curve
 
+EPISODE = ("env_step", "return")
 FINEST = 100  # bins over a budget
 COARSER = (1, 2, 4, 5, 10)  # so many of them become one, until a bin is a mean of several episodes
 ENOUGH = 3  # episodes in a bin
@@ -37,8 +38,14 @@ class Band(NamedTuple):
 
 def learning_curves(dataset: Dataset, runs: pd.DataFrame) -> dict[str, Curves]:
     """By task, of the given rows of the dataset's `runs`."""
+    return by_task(runs, rows_of(dataset, runs["run"], EPISODE))
+
+
+def by_task(runs: pd.DataFrame, episodes: Iterable[Sequence[Array]]) -> dict[str, Curves]:
+    """The curves of `runs`, which says of each its env, its variant, its budget and the env steps it has reached, from
+    their `episodes`, piece by piece: the run's place in `runs`, the env step and the return."""
     spans = runs.groupby("env")["budget"].transform("max").to_numpy()
-    sums, counts = fill(dataset, runs["run"], spans)
+    sums, counts = fill(episodes, spans)
     found: dict[str, Curves] = {}
     for environment, rows in sorted(runs.reset_index(drop=True).groupby("env")):
         of_task = rows.index.to_numpy()
@@ -52,15 +59,20 @@ def learning_curves(dataset: Dataset, runs: pd.DataFrame) -> dict[str, Curves]:
     return found
 
 
-def fill(dataset: Dataset, keys: Iterable[str], spans: Array) -> tuple[Array, Array]:
-    """Sums of returns and numbers of episodes, (runs, bins), of the runs named by `keys`."""
+def rows_of(dataset: Dataset, keys: Iterable[str], columns: Sequence[str]) -> Iterator[list[Array]]:
+    """The episodes of the runs named by `keys`, piece by piece: the run's place among the keys, and these columns."""
     index = pd.Index(keys)
-    sums, counts = np.zeros((2, len(index) * FINEST))
-    for batch in dataset.batches("episodes", ["env_step", "return"]):
+    for batch in dataset.batches("episodes", columns):
         codes = index.get_indexer(pd.Index(batch["run"].dictionary.to_pylist()))
         run = codes[batch["run"].indices.to_numpy()]
-        step, value = batch["env_step"].to_numpy()[run >= 0], batch["return"].to_numpy()[run >= 0]
-        run = run[run >= 0]
+        yield [values[run >= 0] for values in (run, *(batch[name].to_numpy() for name in columns))]
+
+
+def fill(episodes: Iterable[Sequence[Array]], spans: Array) -> tuple[Array, Array]:
+    """Sums of returns and numbers of episodes, (runs, bins), where `spans` (runs,) are the env steps that the bins
+    divide; see `by_task` for `episodes`."""
+    sums, counts = np.zeros((2, len(spans) * FINEST))
+    for run, step, value in episodes:
         cell = run * FINEST + np.minimum((step - 1) * FINEST // spans[run], FINEST - 1)
         low, high = (int(cell.min()), int(cell.max()) + 1) if cell.size else (0, 0)
         sums[low:high] += np.bincount(cell - low, value, high - low)
@@ -74,10 +86,7 @@ def score_spans(dataset: Dataset, runs: pd.DataFrame) -> pd.Series:
     index = pd.Index(runs["run"])
     before = (runs["episodes"] - runs["score_episodes"]).to_numpy()  # how many episodes the score leaves out
     seen, starts, ends = np.zeros((3, len(index)), dtype=np.int64)
-    for batch in dataset.batches("episodes", ["env_step"]):
-        codes = index.get_indexer(pd.Index(batch["run"].dictionary.to_pylist()))
-        run, step = codes[batch["run"].indices.to_numpy()], batch["env_step"].to_numpy()
-        run, step = run[run >= 0], step[run >= 0]
+    for run, step in rows_of(dataset, index, ["env_step"]):
         for number in np.unique(run):
             rows = step[run == number]
             place = before[number] - seen[number] - 1

@@ -15,13 +15,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.records import LARGEST, UNREADABLE, RecordError, read_json
+from experiments.records.schema import FINISHED, SCORE_EPISODES
 
 SCHEMA = 1
 FILES = ("runs.parquet", "episodes.parquet", "iterations.parquet", "dataset.json")
@@ -34,13 +35,14 @@ RUN_COLUMNS = {
     "env": "task with its version, such as Hopper-v4",
     "profile": "name of the implementation details",
     "seed": "",
-    "status": "complete | diverged | faulty | partial",
+    "status": " | ".join([*FINISHED, "partial"]),
     "not_finite": "what was first no finite number, such as: rewards at env step 5; empty if nothing was",
     "measure": "what the rows of `episodes` are: training episodes | evaluation episodes | running means",
     "budget": "env steps asked for",
     "env_steps": "env steps taken",
     "episodes": "finished episodes",
-    "score": "mean return of the last 100 finished episodes (fewer if there are fewer); NaN if none or infinite",
+    "score": f"mean return of the last {SCORE_EPISODES} finished episodes (fewer if there are fewer); NaN if none or "
+    "infinite",
     "score_episodes": "how many episodes the score is the mean of",
     "seconds": "wall seconds of its pack's iterations, divided by the pack's size",
     "peak_mb": "largest resident memory of its pack's process, MB; NaN if it is not known",
@@ -75,8 +77,31 @@ MOST_RUNS = 200_000
 UNREADABLE_TABLE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
 """What reading a damaged table may raise. Too little memory is none of these: the file is whole."""
 
-SCORE_EPISODES = 100  # the score is the mean return of a run's last 100 episodes (section 6.1)
 NAMED = 3  # variants that are missing on a task; more are counted
+
+
+class StudyKept(TypedDict):
+    """What a dataset keeps of a study."""
+
+    name: str
+    variants: list[str]
+    environments: list[str]
+    overrides: list[str]  # of its command
+    tables: NotRequired[Sequence[str]]
+    figures: NotRequired[Sequence[str]]
+
+
+class Note(TypedDict):
+    """dataset.json."""
+
+    schema: int
+    sources: list[str]
+    columns: NotRequired[Mapping[str, str]]  # of `runs`, and what they mean
+    numbered: NotRequired[list[str]]  # runs whose seed is the place of their folder among others
+    study: NotRequired[StudyKept]  # after which the dataset is reported
+    studies: NotRequired[list[StudyKept]]
+    gaps: NotRequired[list[str]]  # runs that were read without some values
+    left_out: dict[str, list[str]]  # names of runs, by kind of trouble
 
 
 @dataclass(frozen=True)
@@ -85,7 +110,7 @@ class Dataset:
 
     folder: Path
     runs: pd.DataFrame
-    note: dict[str, Any]
+    note: Note
 
     def batches(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """A long table piece by piece, `run` as a dictionary: ten thousand runs do not fit in memory at once."""
@@ -141,12 +166,12 @@ def load(folder: Path) -> Dataset:
     if strange := [part.folder for part in loaded if not is_study(part.note.get("study"))]:
         raise RecordError(f"{strange[0]} is no part: its dataset.json names no study; move it out of {folder}")
     runs = pd.concat([part.runs for part in loaded], ignore_index=True)
-    studies: dict[str, Mapping[str, Any]] = {}
+    studies: dict[str, StudyKept] = {}
     for study in sorted((part.note["study"] for part in loaded), key=lambda study: len(study["overrides"])):
         studies.setdefault(study["name"], study)  # of one launched in several ways, the plainest
     study = studies.get(folder.resolve().name, loaded[-1].note["study"])
     absent = absent_cells(runs, study)
-    note = {
+    note: Note = {
         **loaded[-1].note,
         "sources": sorted({source for part in loaded for source in part.note["sources"]}),
         "study": study,
@@ -156,7 +181,7 @@ def load(folder: Path) -> Dataset:
     return Dataset(folder, runs, note)
 
 
-def absent_cells(runs: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
+def absent_cells(runs: pd.DataFrame, study: StudyKept) -> list[str]:
     """A study's cells without runs, in words: tasks that lack the same variants, or as many, together."""
     there, all_variants = set(zip(runs["variant"], runs["env"], strict=True)), study["variants"]
     tasks: dict[str, list[str]] = {}
@@ -199,7 +224,7 @@ def load_part(folder: Path) -> Dataset:
     runs = read_table(folder / "runs.parquet")
     if "not_finite" not in runs:  # datasets of older code
         runs.insert(list(runs).index("status") + 1, "not_finite", "")
-    return Dataset(folder, runs.assign(not_finite=runs["not_finite"].fillna("")), note)
+    return Dataset(folder, runs.assign(not_finite=runs["not_finite"].fillna("")), cast(Note, note))
 
 
 def is_study(study: Any) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from analysis import replicate, scores, statistics
-from analysis.dataset import SCORE_EPISODES
 from analysis.others import others_scores, published_scores
 from analysis.paper import published
 from analysis.records import RecordError
@@ -19,6 +18,7 @@ from analysis.results import LONG, Results
 from analysis.scores import UNTRAINED, OneFrom, Scaling, ZeroFrom
 from analysis.statistics import FEW, LEVEL, Array
 from analysis.tables import Table, chance, frame, many, number, returns, span
+from experiments.records.schema import SCORE_EPISODES
 
 SYMBOLS = {"epsilon": "ε", "beta": "β", "d_targ": "d_targ"}
 LEVEL_NAME = f"{LEVEL:.0%}"

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.dataset import SCORE_EPISODES
 from analysis.paper import published
 from analysis.results import Results
 from analysis.statistics import LEVEL
 from analysis.tables import Table, returns
+from experiments.records.schema import SCORE_EPISODES
 
 OURS = "this suite"
 OVER_SEEDS = "population std (ddof=0) over seeds"

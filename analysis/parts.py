@@ -13,17 +13,17 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from analysis.bless import compact
 from analysis.collect import refuse_mixed, write
-from analysis.dataset import RUN_COLUMNS, SCHEMA, load, parts_of
+from analysis.dataset import RUN_COLUMNS, SCHEMA, Note, StudyKept, load, parts_of
 from analysis.gates import QUANTITIES
 from analysis.records import RecordError
 from analysis.sources.records import Broken, Collected, place_of_study, read_run
+from experiments.commands import command
 
 KEPT = ("run", "iteration", "env_steps", *QUANTITIES)  # of the iterations
 
@@ -51,7 +51,7 @@ def finished(folders: Iterable[Path], variants: dict[str, str]) -> list[Collecte
     return runs
 
 
-def write_part(runs: Sequence[Collected], note: dict[str, Any], out: Path) -> Path:
+def write_part(runs: Sequence[Collected], note: Note, out: Path) -> Path:
     """A part of these runs of one cell, whole or not at all; returns its folder."""
     row, seeds = runs[0].row, sorted(run.row["seed"] for run in runs)
     if row["env"] in (".", "..") or re.search(r"[/\\\0]", row["env"]):
@@ -97,8 +97,8 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     refuse_other_code(stored, folders, out)
     assert place.study is not None
     asked = [words for words in place.study["overrides"] if not words.startswith("records=")]  # a place, not a setting
-    about = {**place.study, "overrides": asked}
-    note = {"schema": SCHEMA, "sources": [study.name], "columns": RUN_COLUMNS, "study": about, "left_out": {}}
+    about: StudyKept = {**place.study, "overrides": asked}
+    note: Note = {"schema": SCHEMA, "sources": [study.name], "columns": RUN_COLUMNS, "study": about, "left_out": {}}
     written, waiting = [], 0
     for ids in cells_of(study).values():
         fresh = [run_id for run_id in ids if run_id not in set(stored["run_id"])]
@@ -111,6 +111,7 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     return written, waiting
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.parts", description="A dataset that only grows.")
     parser.add_argument("study", help="a study of the records, complete or not")
@@ -118,16 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
     options = parser.parse_args(arguments)
     known = sorted(path.parent.name for path in options.records.glob("studies/*/manifest.jsonl"))
+    if options.study not in known:
+        raise RecordError(f"{options.study} is no study of {options.records} ({', '.join(known) or 'it has none'})")
     try:
-        if options.study not in known:
-            raise RecordError(f"{options.study} is no study of {options.records} ({', '.join(known) or 'it has none'})")
         written, waiting = grow(options.records / "studies" / options.study, options.out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except MemoryError as error:
-        print(f"error: not enough memory ({' '.join(str(error).split())})", file=sys.stderr)
-        return 2
+        raise RecordError(f"not enough memory ({' '.join(str(error).split())})") from error
     print("\n".join([*map(str, written), f"{len(written)} parts written, {waiting} cells are not finished"]))
     return 0
 

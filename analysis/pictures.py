@@ -4,7 +4,6 @@ Draws analysis/pictures/*.png, the same bytes from the same data, and prints the
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from analysis.figures import atari, bootstrapping, figure3, gradients, ladder, p
 from analysis.records import RecordError
 from analysis.report import missing
 from analysis.results import Results
+from experiments.commands import command, typed
 
 
 def said_if_partial(drawing: Callable[[Results], Figure]) -> Callable[[Dataset], Figure]:
@@ -56,7 +56,7 @@ def absent(baselines: Path) -> list[str]:
     """How to make each dataset that is not there."""
     return [
         f"there is no dataset {baselines / name} yet; "
-        f"{shlex.join(['python', '-m', 'analysis.parts', name, '--out', str(baselines / name)])} makes it of what is "
+        f"{typed('analysis.parts', name, '--out', baselines / name)} makes it of what is "
         "finished of the study"
         for name in dict.fromkeys(name for name, _ in PICTURES.values())
         if committed(name, baselines) is None
@@ -74,18 +74,15 @@ def draw(baselines: Path, out: Path) -> list[Path]:
     return [path for name, figure in sorted(figures.items()) for path in style.save(figure, out / name, ["png"])]
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.pictures", description="What the README shows.")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("pictures"), help="folder of the pictures")
     parser.add_argument("--baselines", type=Path, default=FOLDER, help="where the datasets are stored")
     options = parser.parse_args(arguments)
-    try:
-        replication = committed("table1", options.baselines)
-        section = "" if replication is None else table1.section(replication)
-        written = draw(options.baselines, options.out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    replication = committed("table1", options.baselines)
+    section = "" if replication is None else table1.section(replication)
+    written = draw(options.baselines, options.out)
     print(section, end="")
     print(*absent(options.baselines), *written, sep="\n", file=sys.stderr)
     return 0

@@ -22,6 +22,7 @@ from analysis.paper import published
 from analysis.records import RecordError
 from analysis.statistics import Array
 from analysis.tables import Table, frame, markdown, number
+from experiments.commands import command
 
 SCALE = 0.2
 ZERO = "random"
@@ -83,15 +84,12 @@ def table(found: pd.DataFrame) -> Table:
     return Table("pilot", "The nearest implementation", caption, frame(shown.to_dict("records")), values)
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.pilot", description="Distance to the paper's pattern.")
     parser.add_argument("dataset", type=Path, help="of study=pilot, as analysis.collect or analysis.parts writes it")
     options = parser.parse_args(arguments)
-    try:
-        print(markdown(table(ranked(load(options.dataset).runs))))
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(markdown(table(ranked(load(options.dataset).runs))))
     return 0
 
 

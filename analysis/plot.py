@@ -16,27 +16,29 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
-from analysis.dataset import SCORE_EPISODES
+from analysis.curves import Curves, band, by_task
+from analysis.figures.curves import steps_axis
 from analysis.folders import building
 from analysis.records import RecordError, Run, find_runs
+from analysis.tables import many
+from experiments.commands import command
+from experiments.records.schema import SCORE_EPISODES
 
-POINTS = 200  # per curve
 TOLD_OF_ALL = ("profile", "code", "backend", "numerics")  # even where only runs of other variants differ in it
 
 
-def curve(run: Run) -> pd.Series:
-    """Mean return of the last 100 episodes against env steps, on an even grid; it starts with the first episode."""
-    episodes = run.episodes()
-    grid = np.linspace(0, run.config["env_steps"], POINTS + 1)
-    if episodes.empty:
-        return pd.Series(np.nan, index=grid)
-    smooth = episodes["return"].rolling(SCORE_EPISODES, min_periods=1).mean()
-    last = np.searchsorted(episodes["env_step"], grid, side="right") - 1
-    values = np.where(last >= 0, smooth.to_numpy()[np.maximum(last, 0)], np.nan)
-    reached = episodes["env_step"].iloc[-1] if run.done is None else run.config["env_steps"]
-    return pd.Series(np.where(grid <= reached, values, np.nan), index=grid)
+def curves_of(runs: Sequence[Run], label: Mapping[Path, str]) -> dict[str, Curves]:
+    """By task, the curves that `analysis.curves` reads in these records, under the labels of the runs' folders."""
+    episodes = [run.episodes() for run in runs]
+    steps = [rows["env_step"].to_numpy() for rows in episodes]
+    table = pd.DataFrame(
+        {"env": run.config["env"]["id"], "variant": label[run.folder], "budget": run.config["env_steps"],
+         "env_steps": max(1, run.done["env_steps"] if run.done else seen.max(initial=0))}
+        for run, seen in zip(runs, steps, strict=True)
+    )  # fmt: skip
+    returns = [rows["return"].to_numpy() for rows in episodes]
+    return by_task(table, [(np.full(len(seen), n), seen, returns[n]) for n, seen in enumerate(steps)])
 
 
 def labels(runs: Sequence[Run]) -> dict[Path, str]:
@@ -77,31 +79,24 @@ def settings(run: Run) -> dict[str, str]:
 
 def draw(runs: Sequence[Run]) -> Figure:
     """One panel per environment: a thin line per run, a bold one for the mean over seeds."""
-    environments = sorted({run.config["env"]["id"] for run in runs})
     label = labels(runs)
-    names = sorted(set(label.values()))
-    columns = min(3, len(environments))
-    rows = -(-len(environments) // columns)
+    names, found = sorted(set(label.values())), curves_of(runs, label)
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
     sns.set_theme(style="whitegrid", context="notebook", rc={"text.parse_math": False})  # names may have $ in them
     palette = "husl" if len(names) > len(sns.color_palette()) else None  # the usual one would begin again
     colours = dict(zip(names, sns.color_palette(palette, n_colors=len(names)), strict=True))
     figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns + 0.6, 3.9 * rows), squeeze=False)
-    for axis, environment in zip(axes.flat, environments, strict=False):
-        for name in names:
-            group = [r for r in runs if r.config["env"]["id"] == environment and label[r.folder] == name]
-            if not group:
-                continue
-            curves = pd.concat([curve(run) for run in group], axis=1)
-            axis.plot(curves.index, curves, color=colours[name], linewidth=0.8, alpha=0.35)
-            seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
-            mean = curves.mean(axis=1).where(curves.notna().all(axis=1))
-            axis.plot(mean.index, mean, color=colours[name], linewidth=2.2, label=f"{name} ({seeds})")
-        axis.set_title(environment)
-        axis.set_xlabel("env steps")
-        axis.set_ylabel(f"return (last {SCORE_EPISODES} episodes)")
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axis, (environment, curves) in zip(axes.flat, found.items(), strict=False):
+        for name, values in sorted(curves.runs.items()):
+            style = {"color": colours[name], "marker": ".", "markersize": 3}  # a bin between empty ones has no line
+            axis.plot(curves.env_steps, values.T, linewidth=0.8, alpha=0.35, **style)
+            centre = band(values).centre
+            axis.plot(curves.env_steps, centre, linewidth=2.2, label=f"{name} ({many(len(values), 'seed')})", **style)
+        axis.set(title=environment, xlabel="env steps", ylabel="return")
+        steps_axis(axis, curves.env_steps[-1])
         axis.legend(loc="best", fontsize="small", frameon=True)
-    for axis in axes.flat[len(environments) :]:
+    for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     figure.tight_layout()
     return figure
@@ -131,19 +126,16 @@ def save(figure: Figure, out: Path) -> None:
         (new / out.name).replace(out)
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.plot", description="Learning curves of runs, as a PNG.")
     parser.add_argument("records", nargs="+", type=Path, help="records root, or any folder of runs inside")
     parser.add_argument("--out", type=Path, help="where the picture goes (default: curves.png in the first folder)")
     options = parser.parse_args(arguments)
     out = options.out or options.records[0] / "curves.png"
-    try:
-        runs = find_runs(options.records)
-        figure = draw(runs)
-        save(figure, out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = find_runs(options.records)
+    figure = draw(runs)
+    save(figure, out)
     if not (table := scores(runs)).empty:
         print(table.to_string(float_format="{:.1f}".format, na_rep="–"))
     print(out)

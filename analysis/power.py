@@ -22,6 +22,7 @@ from analysis.dataset import load
 from analysis.records import RecordError
 from analysis.scores import Raw, normalise, one_kind, raw_scores, references, require_complete
 from analysis.statistics import FEW, Array, Scores, mean, welch_test
+from experiments.commands import command
 
 MOST = 1000  # seeds; a plan that needs more is no plan
 BATCHES, BATCH = 10, 200  # simulated studies: power to within 1 %
@@ -130,6 +131,7 @@ def selected(raw: Raw, variants: Sequence[str], chosen: Sequence[str] | None, in
     return normalise(cells, references({v: cells[v] for v in (variants[0], "random")}))
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.power", description="Seeds needed to see a difference.")
     parser.add_argument("dataset", type=Path, help="folder of a dataset")
@@ -146,16 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the simulation")
     options = parser.parse_args(arguments)
     wanted = {"difference": options.difference, "alpha": options.alpha, "power": options.power}
-    try:
-        if not 0 < options.alpha < 1 or not options.alpha < options.power < 1:
-            raise RecordError("alpha and power are probabilities, and power is above alpha")
-        runs = one_kind(load(options.dataset).runs, profile=options.profile, code_id=options.code_id)
-        scores = selected(raw_scores(runs), options.variants, options.environments, options.raw)
-        a, b = (scores[variant] for variant in options.variants)
-        table = plans(a, b, np.random.default_rng(options.seed), average=not options.raw, **wanted)
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not 0 < options.alpha < 1 or not options.alpha < options.power < 1:
+        raise RecordError("alpha and power are probabilities, and power is above alpha")
+    runs = one_kind(load(options.dataset).runs, profile=options.profile, code_id=options.code_id)
+    scores = selected(raw_scores(runs), options.variants, options.environments, options.raw)
+    a, b = (scores[variant] for variant in options.variants)
+    table = plans(a, b, np.random.default_rng(options.seed), average=not options.raw, **wanted)
     unit = "returns" if options.raw else f"shares of {options.variants[0]}'s span above random"
     print(f"A = {options.variants[0]}, B = {options.variants[1]}; std and difference in {unit}")
     print(f"Welch's test, alpha {options.alpha:g}; seeds per variant and environment for power {options.power:g}\n")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.records.schema import Done, Head, newer
+
 
 class RecordError(Exception):
     """What is wrong with the records asked for: one sentence."""
@@ -46,7 +48,7 @@ class Run:
     names: dict[str, str]  # what was picked from conf/
     code_id: str
     variant: str  # the objective with its setting: clip_0.2
-    done: dict[str, Any] | None
+    done: Done | None
 
     @property
     def attempt(self) -> Path:
@@ -104,9 +106,11 @@ def _folders(places: Sequence[Path]) -> Iterator[Path]:
 
 def _read(folder: Path) -> Run:
     try:
-        head = read_json(folder / "config.json")
+        head: Head = read_json(folder / "config.json")
+        if reason := newer(head):
+            raise RecordError(f"{folder} is of newer code: {reason}")
         done = folder / "done.json"
-        finished = read_json(done) if done.exists() else None
+        finished: Done | None = read_json(done) if done.exists() else None
         if finished is not None and type(finished["attempt"]) is not int:
             raise ValueError("the attempt of done.json is no whole number")
         variant = head.get("label") or variant_of(head["config"]["algo"])

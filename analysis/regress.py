@@ -8,7 +8,6 @@ Exit codes: 0 PASS, 1 FAIL, 3 CHANGED (it earns as much, and does something else
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from analysis.scores import UNTRAINED
 from analysis.sources.records import place_of
 from analysis.statistics import Array
 from analysis.tables import number, span
+from experiments.commands import command, typed
 
 EXIT = {"PASS": 0, "FAIL": 1, "CHANGED": 3, "INCONCLUSIVE": 4}
 
@@ -115,9 +115,8 @@ def more_seeds(study: str, candidate: Dataset, records: Path, per_look: int) -> 
     """The command that trains what the second look takes, and looks: what was said of the study, with more seeds."""
     said = [o for o in candidate.note["study"]["overrides"] if not o.startswith(("name=", "num_seeds=", "extend="))]
     words = [*said, f"name={study}", f"num_seeds={gates.LOOKS * per_look}", "extend=true"]
-    at = [] if records == Path("records") else ["--records", str(records)]
-    commands = (["experiments.study", *words], ["analysis.regress", "--candidate", study, *at])
-    return " && ".join(shlex.join(["python", "-m", *command]) for command in commands)
+    at = [] if records == Path("records") else ["--records", records]
+    return f"{typed('experiments.study', *words)} && {typed('analysis.regress', '--candidate', study, *at)}"
 
 
 def summary(found: Judgement, study: str, baseline: Baseline, margin: float, notes: Sequence[str], more: str) -> str:
@@ -200,6 +199,7 @@ def run(study: str, baseline: Baseline, records: Path, margin: float, out: Path)
     return verdict, text
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.regress", description="A study against a baseline.")
     parser.add_argument("--candidate", required=True, metavar="STUDY", help="a complete study in the records")
@@ -210,14 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of summary.md and curves.png (RECORDS/gates/STUDY)")
     options = parser.parse_args(arguments)
     out = options.out or options.records / "gates" / options.candidate
-    try:
-        if not 0 < options.margin < 1:
-            raise RecordError("--margin is a share of the baseline's span, between 0 and 1")
-        baseline = read_baseline(options.baseline, options.baselines)
-        verdict, text = run(options.candidate, baseline, options.records, options.margin, out)
-    except (RecordError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not 0 < options.margin < 1:
+        raise RecordError("--margin is a share of the baseline's span, between 0 and 1")
+    baseline = read_baseline(options.baseline, options.baselines)
+    verdict, text = run(options.candidate, baseline, options.records, options.margin, out)
     print(text, f"\n{out}", sep="")
     return EXIT[verdict]
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.dataset import SCORE_EPISODES, load
+from analysis.dataset import load
 from analysis.paper import published
 from analysis.paper.published import TASKS
 from analysis.records import RecordError
@@ -35,6 +35,8 @@ from analysis.scores import (
     references,
 )
 from analysis.statistics import FEW, LEVEL, Array, fewest, heavy_tailed, holm, widened
+from experiments.commands import command
+from experiments.records.schema import SCORE_EPISODES
 
 SEEDS = 3  # section 6.1
 ROUNDING = 0.005  # Table 1 prints two decimals
@@ -182,6 +184,7 @@ def report(runs: pd.DataFrame, rng: np.random.Generator, scaling: Scaling, draws
     return "\n\n".join(filter(None, parts))
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.replicate", description="Is Table 1 reproduced?")
     parser.add_argument("dataset", type=Path, help="folder of a dataset")
@@ -192,15 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", help="if the dataset has several")
     parser.add_argument("--code-id", help="if the dataset has several")
     options = parser.parse_args(arguments)
-    try:
-        if options.draws < FEWEST_DRAWS:
-            raise RecordError(f"with fewer than {FEWEST_DRAWS} draws no row could stand out")
-        runs = one_kind(load(options.dataset).runs, profile=options.profile, code_id=options.code_id)
-        scaling = Scaling(options.random, options.best)
-        print(report(runs, np.random.default_rng(options.seed), scaling, options.draws))
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.draws < FEWEST_DRAWS:
+        raise RecordError(f"with fewer than {FEWEST_DRAWS} draws no row could stand out")
+    runs = one_kind(load(options.dataset).runs, profile=options.profile, code_id=options.code_id)
+    scaling = Scaling(options.random, options.best)
+    print(report(runs, np.random.default_rng(options.seed), scaling, options.draws))
     return 0
 
 

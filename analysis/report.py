@@ -1,7 +1,7 @@
 """From runs to tables, figures and one page: python -m analysis.report NAME
 
-NAME is a study or a folder of records, collected anew, or the folder of a dataset. Nothing is drawn or written that
-the same dataset would not give again, byte for byte.
+NAME is a study or a folder of records, collected again each time, or the folder of a dataset. Nothing is drawn or
+written that the same dataset would not give again, byte for byte.
 
     records/reports/NAME/index.html          everything, in one file
                          report.md           summary and tables
@@ -10,7 +10,6 @@ the same dataset would not give again, byte for byte.
 """
 
 import argparse
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ import pandas as pd
 
 from analysis import findings, replicate
 from analysis.collect import collect
-from analysis.dataset import SCORE_EPISODES, Dataset, load, parts_of
+from analysis.dataset import Dataset, load
 from analysis.figures import kinds, style
 from analysis.folders import building
 from analysis.page import Page, Picture, render
@@ -31,8 +30,11 @@ from analysis.paper import published
 from analysis.records import RecordError
 from analysis.results import LONG, Options, Results
 from analysis.scores import UNTRAINED, Scaling
+from analysis.sources.datasets import is_dataset
 from analysis.statistics import FEW
 from analysis.tables import FORMATS, Table, frame, many, markdown, number, plain
+from experiments.commands import command, typed
+from experiments.records.schema import SCORE_EPISODES
 
 SHOWN = 8  # names of what is missing
 
@@ -185,25 +187,29 @@ def commands(dataset: Dataset, options: argparse.Namespace) -> list[str]:
     """What to type to have it again."""
     studies = dataset.note.get("studies") or [study for study in [dataset.note.get("study")] if study]
     left_out = list(dataset.note["left_out"])
-    train = [["python", "-m", "experiments.study", *study["overrides"]] for study in studies]
-    gather = ["python", "-m", "analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
+    train = [["experiments.study", *study["overrides"]] for study in studies]
+    gather = ["analysis.collect", *dataset.note["sources"], "--out", "DATASET"]
     gather += ["--leave-out", *left_out] * bool(left_out)
-    write = ["python", "-m", "analysis.report", "DATASET", "--random", options.random, "--best", options.best]
+    write = ["analysis.report", "DATASET", "--random", options.random, "--best", options.best]
     for flag, names in (("variants", options.variants), ("tasks", options.tasks)):
         write += [f"--{flag}", *names] if names else []
     write += ["--reference", options.reference] if options.reference else []
-    write += ["--seed", str(options.seed)] + ["--missing", "mark"] * bool(left_out)
-    return [shlex.join(words) for words in (*train, gather, write)]
+    write += ["--seed", options.seed] + ["--missing", "mark"] * bool(left_out)
+    return [typed(*words) for words in (*train, gather, write)]
+
+
+def title_of(name: str) -> str:
+    """What a dataset, a study or a folder is called, without the folders above it."""
+    return Path(name).resolve().name
 
 
 def dataset_of(name: str, records: Path, mark: bool) -> Dataset:
-    """The dataset of a folder, or of what is collected anew; one that lacks runs only if that is to be marked."""
-    if (parts_of(Path(name))[0] / "dataset.json").exists():
-        dataset = load(Path(name))
-    else:
-        folder = records / "datasets" / Path(name).resolve().name
+    """The dataset of a folder, or of a study or records, collected now; one that lacks runs only if `mark` says so."""
+    folder = Path(name)
+    if not is_dataset(folder):
+        folder = records / "datasets" / title_of(name)
         collect([name], records, folder, ("missing", "partial") if mark else ())
-        dataset = load(folder)
+    dataset = load(folder)
     if (left := missing(dataset.note)) and not mark:
         raise RecordError(f"{' '.join(left)} --missing=mark reports without them, and says so")
     return dataset
@@ -281,6 +287,7 @@ def as_markdown(page: Page) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+@command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Tables, figures and a page.")
     parser.add_argument("name", metavar="NAME", help="a study, a folder of records, or a dataset's folder")
@@ -296,18 +303,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--best", choices=["variant", "run"], default="variant", help="result that scores 1")
     parser.add_argument("--seed", type=int, default=0, help="of resamples and drawn tables")
     options = parser.parse_args(arguments)
-    title = Path(options.name).resolve().name
+    title = title_of(options.name)
     out = options.out or options.records / "reports" / title
-    try:
-        if out.exists() and not (out / "index.html").exists():
-            raise RecordError(f"--out {out} is there and is no report; give a folder of its own")
-        dataset = dataset_of(options.name, options.records, options.missing == "mark")
-        dataset = chosen(dataset, options.variants, options.tasks)
-        results = Results(dataset, Options(Scaling(options.random, options.best), options.seed, options.reference))
-        write(results, title, options, out)
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if out.exists() and not (out / "index.html").exists():
+        raise RecordError(f"--out {out} is there and is no report; give a folder of its own")
+    dataset = dataset_of(options.name, options.records, options.missing == "mark")
+    dataset = chosen(dataset, options.variants, options.tasks)
+    results = Results(dataset, Options(Scaling(options.random, options.best), options.seed, options.reference))
+    write(results, title, options, out)
     print("\n".join([*(f"PARTIAL: {line}" for line in missing(dataset.note)), *summary(results)]))
     print(out / "index.html")
     return 0

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import numpy as np
@@ -26,16 +26,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.compose import CONF, NamedRun, check_arguments, check_first, fitted, runs_of
+from experiments.compose import CONF, NamedRun, fitted, runs_of
 from experiments.files import as_json
 from experiments.identity import code_id
-from experiments.jobs.launch import freeze_launch
+from experiments.jobs.launch import LaunchTerms, freeze_launch
+from experiments.jobs.survey import look
 from experiments.manifest import expand, freeze, study_of
 from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
-from experiments.status import look, table
+from experiments.status import table
 from experiments.tracking.settings import MirrorProcess, Tracking
-from experiments.train import stop
+from experiments.train import begin, stop
 from ppo.config import Algo, Env, RunConfig
 from ppo.environments import Environments
 from ppo.pack import Pack
@@ -187,7 +188,7 @@ def large_study(seeds: int, folder: str) -> Figures:
         run = records / "runs" / code_id() / entry.folder_name
         (run / "attempt-1").mkdir(parents=True)
         (run / "done.json").write_bytes(as_json({"status": "complete", "score": 1.0, "env_steps": 999_424}))
-    freeze_launch(study, [[[entry.run_id for entry in entries]]], {"cluster": "local"})
+    freeze_launch(study, [[[entry.run_id for entry in entries]]], cast(LaunchTerms, {"cluster": "local"}))
     began = time.perf_counter()
     table("large", look(study))
     return {"runs": len(entries), "expand_s": expanded, "status_s": time.perf_counter() - began}
@@ -291,9 +292,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        check_first(sys.argv[1:])
-        check_arguments(sys.argv[1:], "benchmark")
-    except UserError as error:
-        stop(str(error))
-    main()
+    begin(main, "benchmark")

@@ -18,6 +18,7 @@ import numpy as np
 from hydra import initialize_config_dir
 
 from experiments.benchmark import Figures, alone, as_table, speed_of, suite
+from experiments.commands import command
 from experiments.compose import CONF, NamedRun
 from experiments.manifest import composed
 from ppo.config import RunConfig
@@ -123,16 +124,13 @@ def measure(run: NamedRun, rounds: int) -> Figures:
     }
 
 
+@command(UserError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark_atari", description="Speed on frames.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
-    try:
-        positive("--rounds", options.rounds)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    positive("--rounds", options.rounds)
     print(as_table(measure(the_run(options.device), options.rounds)))
     return 0
 

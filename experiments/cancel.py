@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.files import carried_out, read_json
+from experiments.commands import command
+from experiments.files import read_json
 from experiments.jobs.launch import launches_of
 from experiments.jobs.slurm import ask, noted_follow_up, queue, reconcile, surroundings
+from experiments.jobs.survey import study_folder
 from experiments.records.claims import live_owners
-from experiments.status import study_folder
+from ppo.refusals import UserError
 
 
 def cancel(study: Path) -> list[str]:
@@ -45,6 +47,7 @@ def asked_to_stop(pid: int) -> str:
     return "asked to checkpoint and stop"
 
 
+@command(UserError)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.cancel", description="Stop a study.")
     parser.add_argument("name", help="the study's name")
@@ -55,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(carried_out(main))
+    sys.exit(main())

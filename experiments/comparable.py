@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 
 from analysis.baseline import FOLDER, NUMERICS, SIMULATORS, differences, read_baseline
 from analysis.records import RecordError
+from experiments.commands import command
 from experiments.compose import CONF, check_arguments
-from experiments.files import carried_out
 from experiments.identity import package_version
 from experiments.manifest import expand, study_of
 from ppo.refusals import UserError
@@ -38,6 +38,7 @@ def odd(name: str, overrides: Sequence[str], baselines: Path = FOLDER) -> list[s
         raise UserError(str(error)) from error
 
 
+@command(UserError)
 def main() -> int:
     if len(sys.argv) < 3:
         raise UserError("say a baseline and a study: python -m experiments.comparable regression study=regression")
@@ -48,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(carried_out(main))
+    sys.exit(main())

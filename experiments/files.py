@@ -1,32 +1,23 @@
 """Small files, written so that a kill leaves the old content or the new, never half of one."""
 
-import errno
 import json
 import os
 import socket
-import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import FULL
 from ppo.refusals import UserError
-
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the limit on a file's size is reached",
-}
 
 
 def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
+        return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
             f"{path} is not readable JSON ({error}); move this file away, not its folder, and give the command again"
@@ -101,25 +92,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def carried_out(command: Callable[[], int]) -> int:
-    """Run a command to its exit code; what the disk refuses is one sentence, and a reader that has gone is none."""
-    try:
-        code = command()
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno is None:  # a library's own, none of the system
-            raise
-        if error.filename is None:  # standard output: what is left of it would fail again at the end of the process
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 1
-        what, where = FULL.get(error.errno, error.strerror), error.filename or "standard output"
-        print(f"error: {what} ({where})", file=sys.stderr)
-        return 2

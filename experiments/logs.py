@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.files import carried_out
+from experiments.commands import command
 from experiments.jobs.launch import launches_of
 from experiments.manifest import read_manifest
 from experiments.records.find import find_run
@@ -54,6 +54,7 @@ def logs_meant(name: str, records: Path) -> list[Path]:
     return logs
 
 
+@command(UserError)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.logs", description="The log of a study's run.")
     parser.add_argument("run", help="a run's folder, or the beginning of its name or id")
@@ -67,4 +68,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(carried_out(main))
+    sys.exit(main())

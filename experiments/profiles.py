@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 from yaml import YAMLError
 
+from experiments.commands import command
 from experiments.compose import CONF, build
 from ppo.config import SWITCHES, Profile
 from ppo.refusals import UserError, near_matches
@@ -167,6 +168,7 @@ def coloured(text: str) -> Text:
     return styled
 
 
+@command(UserError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.profiles", description="Profiles side by side.")
     parser.add_argument(
@@ -177,21 +179,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     known = {path.stem: path for path in sorted((CONF / "profile").glob("*.yaml"))}
-    try:
-        for name in options.names:
-            if name not in known:
-                hint = near_matches(name, list(known)) or f"; choose one of {', '.join(known)}"
-                raise UserError(f"{name}: there is no such profile{hint}")
-        sheets = [read(known[name]) for name in dict.fromkeys(options.names or known)]
-        of_frames = [sheet for sheet in sheets if sheet.profile.convolutions != "none"]
-        if not options.names:
-            sheets = [sheet for sheet in sheets if sheet not in of_frames]
-        elif of_frames and len(of_frames) < len(sheets):
-            raise UserError(f"{of_frames[0].name} is for Atari and others are not; compare those of one kind")
-        paper = read(known[ATARI if options.names and of_frames else PAPER])
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in options.names:
+        if name not in known:
+            hint = near_matches(name, list(known)) or f"; choose one of {', '.join(known)}"
+            raise UserError(f"{name}: there is no such profile{hint}")
+    sheets = [read(known[name]) for name in dict.fromkeys(options.names or known)]
+    of_frames = [sheet for sheet in sheets if sheet.profile.convolutions != "none"]
+    if not options.names:
+        sheets = [sheet for sheet in sheets if sheet not in of_frames]
+    elif of_frames and len(of_frames) < len(sheets):
+        raise UserError(f"{of_frames[0].name} is for Atari and others are not; compare those of one kind")
+    paper = read(known[ATARI if options.names and of_frames else PAPER])
     if not options.names:
         sheets.sort(key=lambda sheet: sum(sheet.value(f.name) != paper.value(f.name) for f in fields(Profile)))
     text = report(sheets, paper, rooms())

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from experiments.commands import command
 from experiments.compose import NamedRun
 from experiments.files import read_json
 from experiments.identity import code_id, run_id
@@ -62,21 +63,19 @@ def rerun(folder: Path) -> list[str]:
         return differences(attempt, record.attempt_folder(1))
 
 
-def main() -> None:
+@command(UserError)
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.rerun", description="Make one run again and compare.")
     parser.add_argument("run", help="a run's folder, or the beginning of its name or id")
     parser.add_argument("--records", type=Path, default=Path("records"))
     options = parser.parse_args()
     try:
         found = rerun(find_run(options.run, options.records))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except Interrupted:
-        sys.exit(130)
+        return 130
     print("\n".join(found) or "equal, byte for byte")
-    sys.exit(1 if found else 0)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from experiments.agent import Agent, episode, open_environment, say_other_code
+from experiments.commands import command
 from experiments.files import write_durably
 from experiments.records.find import find_run
 from ppo.refusals import UserError, names_draws, positive
@@ -65,6 +66,7 @@ def export(run: str, records: Path, seed: int, steps: int, out: Path) -> None:
     print(f"{out}: {len(rows)} env steps of {name}, after {agent.env_steps:,} of training")
 
 
+@command(UserError, OSError, gymnasium.error.Error)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.rollout_numbers", description="A rollout's rewards and values as a CSV file."
@@ -74,11 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the environment and the samples, not the run's")
     parser.add_argument("--steps", type=int, default=1024, help="the rollout's length (default: 1024)")
     parser.add_argument("--out", type=Path, required=True)
-    try:
-        export(**vars(parser.parse_args(arguments)))
-    except (UserError, OSError, gymnasium.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    export(**vars(parser.parse_args(arguments)))
     return 0
 
 

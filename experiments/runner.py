@@ -7,7 +7,7 @@ import ctypes
 import errno
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
+from experiments.commands import FULL
 from experiments.compose import NamedRun
-from experiments.files import FULL
 from experiments.identity import run_id
 from experiments.records import checkpoint
-from experiments.records.checkpoint import Refused
+from experiments.records.checkpoint import Checkpoint, Refused
 from experiments.records.claims import Heartbeat, live_owners
 from experiments.records.record import Attempt, Fenced, Record, Start
+from experiments.records.schema import Done
 from ppo.environments import TaskError
 from ppo.pack import NotFinite, Pack
 from ppo.refusals import UserError
@@ -63,7 +64,7 @@ class Interrupts:
             raise Interrupted(signum)
 
     @contextmanager
-    def held(self):  # type: ignore[no-untyped-def]
+    def held(self) -> Iterator[None]:
         """Inside, a signal waits."""
         self.holding = True
         try:
@@ -81,7 +82,7 @@ class Watcher:
     say: Say = lambda line: None
     started: Callable[[Pack, Mapping[int, list[float]]], None] = lambda pack, returns: None  # returns by row, so far
     moved: Callable[[Pack, Iteration], None] = lambda pack, iteration: None
-    finished: Callable[[Record, dict[str, Any]], None] = lambda record, done: None
+    finished: Callable[[Record, Done], None] = lambda record, done: None
     prepared: Callable[[], None] = lambda: None  # nothing was refused, and every run's folder is there
 
 
@@ -89,8 +90,8 @@ class Watcher:
 class Outcome:
     """What became of the runs asked for."""
 
-    done: list[dict[str, Any]] = field(default_factory=list)  # trained here and now
-    already: list[dict[str, Any]] = field(default_factory=list)  # finished before
+    done: list[Done] = field(default_factory=list)  # trained here and now
+    already: list[Done] = field(default_factory=list)  # finished before
     elsewhere: list[str] = field(default_factory=list)  # another process has them
 
 
@@ -128,7 +129,7 @@ def train_runs(runs: Sequence[NamedRun], records: Path, checkpoint_seconds: floa
 
 def groups(
     records: Sequence[Record], pattern: Mapping[str, Any], say: Say
-) -> list[list[tuple[Record, Start, dict[str, Any] | None]]]:
+) -> list[list[tuple[Record, Start, Checkpoint | None]]]:
     """Records with their starts, split where they do not stand at one iteration.
 
     A kill between two members' checkpoints leaves them one generation apart; the older one is there for both.
@@ -137,7 +138,7 @@ def groups(
     begun = [record for record in records if len(usable[record.id]) > 1]
     standing = [{start.iteration for start, _ in usable[record.id]} for record in begun]
     common = set.intersection(*standing) - {0} if begun else set()
-    chosen: dict[int, list[tuple[Record, Start, dict[str, Any] | None]]] = {}
+    chosen: dict[int, list[tuple[Record, Start, Checkpoint | None]]] = {}
     for record in records:
         starts = usable[record.id]
         wanted = max(common) if common and record in begun else starts[0][0].iteration
@@ -146,10 +147,10 @@ def groups(
     return list(chosen.values())
 
 
-def usable_starts(record: Record, pattern: Mapping[str, Any], say: Say) -> list[tuple[Start, dict[str, Any] | None]]:
+def usable_starts(record: Record, pattern: Mapping[str, Any], say: Say) -> list[tuple[Start, Checkpoint | None]]:
     """The two best checkpoints that are whole and ours, then the beginning; what is refused is said. `pattern` is a
     state as it should be laid out."""
-    found: list[tuple[Start, dict[str, Any] | None]] = []
+    found: list[tuple[Start, Checkpoint | None]] = []
     for start in record.starts():
         if start.folder is None:
             found.append((start, None))
@@ -167,7 +168,7 @@ def usable_starts(record: Record, pattern: Mapping[str, Any], say: Say) -> list[
 
 
 def train_group(
-    group: Sequence[tuple[Record, Start, dict[str, Any] | None]],
+    group: Sequence[tuple[Record, Start, Checkpoint | None]],
     seen: Mapping[str, int],
     checkpoint_seconds: float,
     watcher: Watcher,
@@ -256,7 +257,7 @@ def checkpoint_all(attempts: dict[int, Attempt], watcher: Watcher, outcome: Outc
 
 
 @contextmanager
-def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome):  # type: ignore[no-untyped-def]
+def fenced_off(row: int, attempts: dict[int, Attempt], watcher: Watcher, outcome: Outcome) -> Iterator[None]:
     """A member that someone else has claimed leaves; its mates go on, and the last one takes the pack with it."""
     try:
         yield
@@ -271,7 +272,7 @@ class DiskError(UserError):
 
 
 @contextmanager
-def explained(records: Path):  # type: ignore[no-untyped-def]
+def explained(records: Path) -> Iterator[None]:
     """What the disk refuses, in one sentence."""
     try:
         yield

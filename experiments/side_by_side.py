@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.agent import Agent, Moment, episode, open_environment, say_other_code
+from experiments.commands import command
 from experiments.files import read_json
 from experiments.film import ENCODING, Film, check_ending
 from experiments.jobs.standing import COMPLETE
+from experiments.jobs.survey import counts, look, study_folder, summarise
 from experiments.manifest import picked
-from experiments.status import counts, look, study_folder, told
 from ppo.refusals import UserError, positive
 
 PANEL, GAP, LINE, MOST_COLUMNS = 198, 8, 18, 4  # pixels, pixels, pixels, panels: README pages are 830 pixels wide
@@ -50,7 +51,7 @@ def agents_of(study: str, records: Path, env: str, seed: int) -> dict[str, Agent
     picked("--seed", seed, list(map(str, seeds)))
     stands = [(entry, stand) for entry, stand in stands if entry.run.config.seed == seed]
     if any(stand.state not in COMPLETE for _, stand in stands):
-        numbers = told(counts(stand for _, stand in stands))
+        numbers = summarise(counts(stand for _, stand in stands))
         raise UserError(f"{study} has unfinished runs on {env}, seed {seed}: {numbers}; film it when all are done")
     runs = records / "runs" / read_json(folder / "study.json")["code_id"]
     if kept := [entry.folder_name for entry, _ in stands if not (runs / entry.folder_name / "done.json").exists()]:
@@ -157,6 +158,7 @@ def film_side_by_side(study: str, env: str, seed: int, records: Path, sample: bo
         print(f"{name}: {score(reel[-1].now)}")
 
 
+@command(UserError, OSError, gymnasium.error.Error)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.side_by_side", description="A study's agents at play, in one film."
@@ -168,14 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", action="store_true", help="sample actions as in training (default: the likeliest)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of play, at most (default: 8)")
     parser.add_argument("--out", type=Path, required=True, help="FILE.gif or FILE.mp4")
-    try:
-        film_side_by_side(**vars(parser.parse_args(arguments)))
-    except (UserError, OSError, gymnasium.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    film_side_by_side(**vars(parser.parse_args(arguments)))
     return 0
 
 

@@ -5,7 +5,6 @@ conf/study ──expand once──▶ manifest ──what is missing, packed─�
 
 import os
 import re
-import shlex
 import signal
 import sys
 from collections import Counter
@@ -21,22 +20,24 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from experiments.choices import names_in
-from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, key_of, own_folder
+from experiments.commands import leave, typed
+from experiments.compose import CONF, build, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
 from experiments.identity import code_id
 from experiments.jobs.dry_run import cost, describe, scripts
-from experiments.jobs.launch import Task, freeze_launch
+from experiments.jobs.launch import LaunchTerms, Task, freeze_launch
 from experiments.jobs.local import Local, Pool
 from experiments.jobs.packs import Calibration, PlannedPack, plan
 from experiments.jobs.site import Slurm
 from experiments.jobs.slurm import Silent, in_queue, site_array_size, submit
 from experiments.jobs.standing import COMPLETE, kept_as_done, runs_in, standings
+from experiments.jobs.survey import Waiting, counts, queued, summarise
 from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
 from experiments.records.claims import Heartbeat, Taken, claim_all
+from experiments.records.schema import StudyNote
 from experiments.runner import explained
-from experiments.status import Waiting, counts, queued, told
 from experiments.tracking.settings import Tracking
-from experiments.train import leave, stop
+from experiments.train import begin, stop
 from ppo.refusals import UserError, choose, positive
 
 Tasks = list[list[PlannedPack]]
@@ -53,7 +54,7 @@ class Request:
     entries: list[Entry]
     records: Path
     cluster: Local | Slurm
-    head: dict[str, Any]  # what every task of a launch must know
+    head: LaunchTerms
     retry: bool
     extend: bool
     kept: frozenset[str]  # ids of the runs that `parts` holds
@@ -128,9 +129,14 @@ def launch(request: Request, console: Console) -> int:
                 say(console, f"{request.name}: {len(todo)} of {len(entries)} runs to train; packing them …")
                 tasks = tasks_of(request.cluster, todo, console)  # refuses what cannot run, before anything is frozen
             freeze(request.folder, request.entries, request.extend)
-            overrides, parts = request.head["overrides"], request.head["parts"]
-            said = {**asdict(request.study), "code_id": code_id(), "overrides": overrides, "parts": parts}
-            write_durably(request.folder / "study.json", as_json(said))
+            note: StudyNote = {
+                "tables": request.study.tables,
+                "figures": request.study.figures,
+                "code_id": code_id(),
+                "overrides": request.head["overrides"],
+                "parts": request.head["parts"],
+            }
+            write_durably(request.folder / "study.json", as_json({**asdict(request.study), **note}))
             if todo:
                 for entry in todo:  # a fresh start for those that failed
                     (request.records / "runs" / code_id() / entry.folder_name / "failed.json").unlink(missing_ok=True)
@@ -161,8 +167,8 @@ def preview(request: Request, console: Console) -> int:
         places = min(len(tasks), cluster.places if isinstance(cluster, Local) else cluster.throttle or len(tasks))
         gpus = isinstance(cluster, Slurm) and bool(cluster.gres or cluster.gpus)
         texts = [describe(tasks), cost(tasks, places, mirrored, gpus, datetime.now())]
-        if isinstance(cluster, Slurm):
-            texts.insert(0, scripts(request.folder, len(tasks), cluster, request.head["array_size"]))
+        if isinstance(cluster, Slurm) and (size := request.head["array_size"]) is not None:
+            texts.insert(0, scripts(request.folder, len(tasks), cluster, size))
         print("\n\n".join(texts))
     return 0
 
@@ -215,8 +221,8 @@ def submit_packs(request: Request, cluster: Slurm, tasks: Tasks, console: Consol
     frozen = freeze_launch(request.folder, ids_of(tasks[: cluster.max_tasks]), request.head)
     for part in submit(frozen, cluster):
         say(console, f"submitted {part.job}: {part.count} tasks, {part.name}")
-    status = ["python", "-m", "experiments.status", request.name, "--records", str(request.records)]
-    say(console, f"logs in {frozen.folder}/logs; see {shlex.join(status)}")
+    status = typed("experiments.status", request.name, "--records", request.records)
+    say(console, f"logs in {frozen.folder}/logs; see {status}")
     return 0
 
 
@@ -224,7 +230,7 @@ def report(request: Request, entries: Sequence[Entry], waiting: Waiting, console
     """Say how the study stands now; returns 0 if it is complete."""
     stands = kept_as_done(entries, standings(entries, request.records, code_id()), request.kept)
     stands = [queued(stand, waiting.get(entry.run_id)) for entry, stand in zip(entries, stands, strict=True)]
-    say(console, f"{request.name}: {told(counts(stands))}")
+    say(console, f"{request.name}: {summarise(counts(stands))}")
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state == "failed":
             say(console, f"failed: {entry.folder_name}: {stand.note}")
@@ -251,9 +257,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        check_first(sys.argv[1:])
-        check_arguments(sys.argv[1:], "launch")
-    except UserError as error:
-        stop(str(error))
-    main()
+    begin(main, "launch")

@@ -10,10 +10,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments.files import carried_out, read_lines
-from experiments.tracking.mirror import Target
-from experiments.tracking.process import Mirrors, drop_settings_of_others, leave, told
+from experiments.commands import command, leave
+from experiments.files import read_lines
+from experiments.tracking.mirror import Mirrors, summarise
 from experiments.tracking.settings import Tracking
+from experiments.tracking.wandb import drop_settings_of_others, target_of
 from ppo.refusals import UserError, near_matches
 
 AT_ONCE = 33  # W&B runs open together
@@ -35,6 +36,7 @@ def folders_of(place: str, records: Path) -> tuple[Path, list[Path]]:
     return runs[0].parent.parent.parent, runs
 
 
+@command(UserError)
 def send() -> int:
     """What the command line asks for; returns the exit code."""
     defaults = Tracking()
@@ -46,13 +48,13 @@ def send() -> int:
     options = parser.parse_args()
     drop_settings_of_others()
     records, folders = folders_of(options.place or str(options.records), options.records)
-    target = Target(records, "online", options.project, options.entity)
+    target = target_of(records, "online", options.project, options.entity)
     ended = Counter[str]()
     for first in range(0, len(folders), AT_ONCE):
         mirrors = Mirrors(folders[first : first + AT_ONCE], target, lambda line: print(line, file=sys.stderr))
         mirrors.keep_up(lambda _: True)
         ended.update(mirrors.ended)
-        print(f"{min(first + AT_ONCE, len(folders))} of {len(folders)}: {told(ended)}", flush=True)
+        print(f"{min(first + AT_ONCE, len(folders))} of {len(folders)}: {summarise(ended)}", flush=True)
         if ended["FAILED"]:
             print("stopped; give the same command again to go on", file=sys.stderr)
             return 1
@@ -60,7 +62,7 @@ def send() -> int:
 
 
 def main() -> None:
-    leave(carried_out(send))
+    leave(send())
 
 
 if __name__ == "__main__":

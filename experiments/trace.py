@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 import ppo
+from experiments.commands import command
 from experiments.compose import CONF
 from experiments.files import write_durably
 from experiments.identity import NUMERIC_PACKAGES, package_version
@@ -312,6 +313,7 @@ def check_imports() -> None:
         raise UserError(f"{Path.cwd()} should be traced, but Python imports {own} and {package}; check PYTHONPATH")
 
 
+@command(UserError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.trace", description="Has a refactor moved a bit?")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -332,9 +334,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             leaking = leaks(runs, lines, collect) if options.alone else None
             write_durably(options.out, text_of(lines, machine(), leaking).encode())
             return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Interrupted as interrupted:
         return 128 + interrupted.signum
 

@@ -3,15 +3,15 @@
 python -m experiments.train env=hopper algo=clip algo.epsilon=0.1 num_seeds=8
 """
 
-import os
-import shlex
 import signal
 import sys
+from collections.abc import Callable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from experiments.commands import leave, typed
 from experiments.compose import build, check_arguments, check_first, fitted, folder_of, runs_of
 from experiments.jobs.progress import Progress
 from experiments.records.record import Record
@@ -52,7 +52,7 @@ def main(cfg: DictConfig) -> None:
     if outcome.already:
         print(f"{len(outcome.already)} of {len(runs)} runs were finished before; nothing to do for them")
     if outcome.done or outcome.already:
-        print(f"records in {records}/runs; picture: {shlex.join(['python', '-m', 'analysis.plot', str(records)])}")
+        print(f"records in {records}/runs; picture: {typed('analysis.plot', records)}")
     if outcome.elsewhere:
         leave(1)
 
@@ -63,17 +63,15 @@ def stop(sentence: str) -> None:
     leave(2)
 
 
-def leave(code: int) -> None:
-    """Exit without Hydra's wrapper turning the code into its own."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-if __name__ == "__main__":
+def begin(main: Callable[[], None], config: str = "config", bare: str = "") -> None:
+    """Run a Hydra application, after a look at the command line's words; `bare` is said where there are none."""
     try:
-        check_first(sys.argv[1:], BARE)
-        check_arguments(sys.argv[1:])
+        check_first(sys.argv[1:], bare)
+        check_arguments(sys.argv[1:], config)
     except UserError as error:
         stop(str(error))
     main()
+
+
+if __name__ == "__main__":
+    begin(main, bare=BARE)

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 
 from experiments.agent import Agent, episode, open_environment, say_other_code
+from experiments.commands import command
 from experiments.film import Film, check_ending, has_display
 from experiments.records.find import find_run
 from ppo.refusals import UserError, names_draws, positive
@@ -52,6 +53,7 @@ def watch(run: str, records: Path, episodes: int, sample: bool, seed: int, out: 
     print(f"mean return {mean:.1f}; {agent.standing()}")
 
 
+@command(UserError, OSError, gymnasium.error.Error)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.watch", description="A run's agent at play.")
     parser.add_argument("run", help="its folder, anything inside it, or the beginning of its name or id")
@@ -62,14 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--out", type=Path, help="film it: FILE.mp4 or FILE.gif")
     shown.add_argument("--window", action="store_true", help="show it")
-    try:
-        watch(**vars(parser.parse_args(arguments)))
-    except (UserError, OSError, gymnasium.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    watch(**vars(parser.parse_args(arguments)))
     return 0
 
 

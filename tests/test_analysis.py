@@ -1,6 +1,7 @@
 """Curves show what the records say, and half-written records are read as far as they go."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.lines import Line2D
 
-from analysis.plot import curve, draw, labels, main, scores
-from analysis.records import RecordError, find_runs
+from analysis.collect import collect
+from analysis.curves import learning_curves
+from analysis.dataset import load
+from analysis.plot import curves_of, draw, labels, main, scores
+from analysis.records import RecordError, Run, find_runs
 from experiments.records.record import Attempt, Record
 from tests.conftest import ROWS, Killed, named, small_run, train
 
@@ -22,16 +27,41 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_curve_is_the_mean_of_the_last_100_episodes_at_each_env_step(records: Path) -> None:
-    for run in find_runs([records]):
-        episodes = run.episodes()
-        assert len(episodes) > 150
-        for env_step, value in curve(run).items():
-            finished = episodes[episodes["env_step"] <= env_step]["return"].to_numpy()[-100:]
-            expected = finished.mean() if finished.size else np.nan
-            np.testing.assert_allclose(value, expected, rtol=1e-9)
-        assert run.done is not None
-        np.testing.assert_allclose(curve(run).iloc[-1], run.done["score"], rtol=1e-9)
+def drawn(runs: Sequence[Run]) -> dict[str, list[Line2D]]:
+    """The lines of the first panel, by colour: a line per run, then their mean."""
+    lines: dict[str, list[Line2D]] = {}
+    for line in draw(runs).axes[0].lines:
+        lines.setdefault(line.get_color(), []).append(line)
+    return lines
+
+
+def test_a_curve_has_the_mean_return_of_the_episodes_that_end_in_each_bin(records: Path) -> None:
+    runs = find_runs([records])
+    for variant, lines in zip(("clip_0.2", "unconstrained"), drawn(runs).values(), strict=True):
+        group = [run for run in runs if run.variant == variant]
+        for run, line in zip(group, lines, strict=False):
+            episodes = run.episodes()
+            ends = line.get_xdata()
+            assert len(episodes) > 150 and len(ends) in (10, 20, 25, 50, 100) and ends[-1] == run.config["env_steps"]
+            bins = pd.cut(episodes["env_step"] - 1, [0, *ends], right=False)  # where the last step of each began
+            wanted = episodes.groupby(bins, observed=False)["return"].mean()
+            np.testing.assert_allclose(line.get_ydata(), wanted, rtol=1e-9)
+        thin = np.array([line.get_ydata() for line in lines[:-1]])
+        np.testing.assert_allclose(lines[-1].get_ydata(), thin.mean(axis=0))
+
+
+def test_records_and_the_dataset_of_them_have_the_same_curves(records: Path, tmp_path: Path) -> None:
+    collect([str(records)], records, tmp_path / "dataset", ())
+    dataset = load(tmp_path / "dataset")
+    theirs = learning_curves(dataset, dataset.runs)
+    runs = find_runs([records])
+    ours = curves_of(runs, labels(runs))
+    assert ours.keys() == theirs.keys() == {"InvertedPendulum-v4"}
+    for found, wanted in zip(ours.values(), theirs.values(), strict=True):
+        np.testing.assert_array_equal(found.env_steps, wanted.env_steps)
+        assert found.runs.keys() == wanted.runs.keys() == {"clip_0.2", "unconstrained"}
+        for name, values in found.runs.items():
+            np.testing.assert_array_equal(values, wanted.runs[name])
 
 
 def test_there_is_a_bold_line_per_variant_and_a_thin_one_per_seed(records: Path) -> None:
@@ -128,8 +158,10 @@ def test_a_run_in_training_is_drawn_as_far_as_it_has_come(tmp_path: Path, monkey
         half_a_row.write("1024,3")
     (seen,) = find_runs([tmp_path])
     pd.testing.assert_frame_equal(seen.episodes(), whole)
-    assert curve(seen).loc[: 3 * 256].notna().any()
-    assert curve(seen).loc[4 * 256 + 1 :].isna().all()
+    (curves,) = curves_of([seen], labels([seen])).values()
+    (values,) = curves.runs["clip_0.2"]
+    width = curves.env_steps[0]
+    np.testing.assert_array_equal(np.isfinite(values), curves.env_steps < whole["env_step"].max() + width)
 
 
 def test_the_command_writes_a_picture_and_refuses_an_empty_folder(

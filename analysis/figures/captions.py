@@ -1,7 +1,6 @@
 """What stands below each figure: what is shown, of how many runs, what bands and bars are, and in which unit."""
 
 from analysis.curves import few
-from analysis.dataset import SCORE_EPISODES
 from analysis.figures.curves import averageable, banded_in
 from analysis.figures.profiles import conclusions
 from analysis.figures.style import groups
@@ -11,6 +10,7 @@ from analysis.results import Results
 from analysis.scores import UNTRAINED
 from analysis.statistics import FEW, LEVEL
 from analysis.tables import many
+from experiments.records.schema import SCORE_EPISODES
 
 
 def curves(results: Results) -> str:

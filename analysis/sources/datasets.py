@@ -3,21 +3,20 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.dataset import Dataset, load, parts_of
+from analysis.dataset import Dataset, Note, load, parts_of
 from analysis.records import RecordError
-from analysis.sources.records import COUNTS, EPISODES, Collected
+from analysis.sources.records import Collected, type_of
 
 
 def is_dataset(folder: Path) -> bool:
     return (parts_of(folder)[0] / "dataset.json").exists()
 
 
-def noted(folder: Path, note: dict[str, Any]) -> Dataset:
+def noted(folder: Path, note: Note) -> Dataset:
     """The dataset; what its note says of studies, of what was left out and of seeds goes into `note`."""
     dataset = load(folder)
     studies = dataset.note.get("studies") or [study for study in [dataset.note.get("study")] if study]
@@ -25,7 +24,7 @@ def noted(folder: Path, note: dict[str, Any]) -> Dataset:
         note.setdefault("study", dataset.note.get("study") or studies[0])
         note.setdefault("studies", []).extend(study for study in studies if study not in note.get("studies", []))
     for kind, names in dataset.note["left_out"].items():
-        note.setdefault("left_out", {}).setdefault(kind, []).extend(names)
+        note["left_out"].setdefault(kind, []).extend(names)
     note.setdefault("numbered", []).extend(dataset.note.get("numbered", []))
     return dataset
 
@@ -76,6 +75,5 @@ def stretches(runs: pa.Array) -> Iterator[tuple[int, int]]:
 
 def retyped(table: pa.Table) -> pa.Table:
     """With the types that a dataset promises: parts keep less of some columns."""
-    kinds = {name: EPISODES.get(name, pa.int64() if name in COUNTS else pa.float64()) for name in table.column_names}
-    kinds = {name: kind for name, kind in kinds.items() if name != "run"}
+    kinds = {name: type_of(name) for name in table.column_names if name != "run"}
     return table.select(list(kinds)).cast(pa.schema(list(kinds.items())))

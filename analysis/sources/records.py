@@ -14,13 +14,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from analysis.dataset import RUNS, SCORE_EPISODES
+from analysis.dataset import RUNS, StudyKept
 from analysis.records import LARGEST_JSON, UNREADABLE, RecordError, attempts_with, read_json, read_whole, variant_of
+from experiments.records.schema import (
+    COLUMNS,
+    FINISHED,
+    KINDS,
+    SCORE_EPISODES,
+    SPENT,
+    Done,
+    Head,
+    StudyNote,
+    newer,
+    score,
+    seal,
+)
 
-EPISODES = {"env_step": pa.int64(), "return": pa.float64(), "length": pa.int32()}
+EPISODES = {name: pa.type_for_alias(column.kind) for name, column in COLUMNS["episodes.csv"].items()}
 RECORD_NAME = re.compile(r"(?P<cell>.+)\.s(?P<seed>\d+)-(?P<run_id>[0-9a-f]{12})")
-FINISHED = ("complete", "diverged", "faulty")
-COUNTS = ("iteration", "env_steps")  # whole numbers of iterations.csv; the others are diagnostics
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Place:
     folders: list[Path]
     variants: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
-    study: Mapping[str, Any] = field(default_factory=dict)
+    study: StudyKept | None = None
 
 
 def place_of(source: str, records: Path) -> Place:
@@ -75,7 +86,7 @@ def place_of_study(study: Path) -> Place:
     """The runs of its manifest, trained by the code that the study command was last given under."""
     try:
         lines = [json.loads(line) for line in read_whole(study / "manifest.jsonl").splitlines()]
-        written = read_json(study / "study.json")
+        written: StudyNote = read_json(study / "study.json")
         runs = study.parent.parent / "runs" / written["code_id"]
         there = {path.name.rpartition("-")[2]: path for path in runs.glob("*")}
         absent = [line for line in lines if line["run_id"] not in there]
@@ -89,7 +100,9 @@ def place_of_study(study: Path) -> Place:
                 "name": study.name,
                 "variants": list(dict.fromkeys(line["variant"] for line in lines)),
                 "environments": list(dict.fromkeys(line["config"]["env"]["id"] for line in lines)),
-                **{name: written[name] for name in ("overrides", "tables", "figures")},
+                "overrides": written["overrides"],
+                "tables": written["tables"],
+                "figures": written["figures"],
             },
         )
     except UNREADABLE as error:
@@ -100,8 +113,10 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
     """One run's folder. Raises Broken if it is not whole or not what its digests say, NeverBegun without rows."""
     try:
         said = read_whole(folder / "config.json", LARGEST_JSON)
-        head = json.loads(said)
-        done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
+        head: Head = json.loads(said)
+        if reason := newer(head):
+            raise Broken(f"{folder} is of newer code: {reason}")
+        done: Done | None = read_json(folder / "done.json") if (folder / "done.json").exists() else None
         refuse_another_name(folder, head)
         if done is not None:
             refuse_another_run(folder, said, head, done)
@@ -109,15 +124,15 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
         texts = {name: read_whole(attempt / f"{name}.csv") for name in ("episodes", "iterations", "timing")}
         config, names = head["config"], head["names"]
         if done is not None:
-            for name in ("episodes", "iterations"):
-                if hashlib.sha256(texts[name]).hexdigest() != done[f"{name}_sha256"]:
+            digests = {"episodes": done["episodes_sha256"], "iterations": done["iterations_sha256"]}
+            for name, digest in digests.items():
+                if hashlib.sha256(texts[name]).hexdigest() != digest:
                     raise Broken(f"{attempt}/{name}.csv is not what done.json's digest says: it was altered")
         episodes, iterations, timing = (table(texts[name]) for name in texts)
-        score = score_of(episodes)
+        status = "partial" if done is None else done["status"]
+        scored = score_of(episodes, status)
         if done is not None:
-            if done["status"] == "faulty":  # the environment's numbers were no numbers: there is nothing to score
-                score["score"] = math.nan
-            refuse_other_results(folder, done, iterations, score["score"])
+            refuse_other_results(folder, done, iterations, scored["score"])
         row = {
             "run": f"{head['run_id']}-{head['code_id']}",
             "run_id": head["run_id"],
@@ -129,12 +144,12 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
             "env": config["env"]["id"],
             "profile": names["profile"],
             "seed": config["seed"],
-            "status": "partial" if done is None else done["status"],
+            "status": status,
             "not_finite": "" if done is None else not_finite_in(done),
             "measure": "training episodes",
             "budget": config["env_steps"],
             "env_steps": done["env_steps"] if done else last_of(iterations["env_steps"]),
-            **score,
+            **scored,
             "seconds": seconds_of(timing),
             "peak_mb": peak_of(attempt),
             **{name: config[name] for name in ("backend", "numerics", "device")},
@@ -148,7 +163,7 @@ def read_run(folder: Path, variants: Mapping[str, str]) -> Collected:
     return Collected(row, episodes, iterations)
 
 
-def refuse_another_name(folder: Path, head: Mapping[str, Any]) -> None:
+def refuse_another_name(folder: Path, head: Head) -> None:
     """Raise Broken if the folder has a record's name, and config.json is of another run. A folder that somebody gave a
     name of their own tells nothing."""
     if not (named := RECORD_NAME.fullmatch(folder.name)):
@@ -166,38 +181,41 @@ def refuse_another_name(folder: Path, head: Mapping[str, Any]) -> None:
             raise Broken(f"{folder} has a config.json with another {what} than the folder's name: one was altered")
 
 
-def refuse_another_run(folder: Path, said: bytes, head: Mapping[str, Any], done: Mapping[str, Any]) -> None:
+def refuse_another_run(folder: Path, said: bytes, head: Head, done: Done) -> None:
     """Raise Broken if done.json is not of the run in config.json, or either is not as it was written."""
-    if "sha256" in done:  # records of older code have none
-        rest = {name: value for name, value in done.items() if name != "sha256"}
-        whole = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
-        if hashlib.sha256(whole).hexdigest() != done["sha256"]:
-            raise Broken(f"{folder}/done.json is not what its own digest says: it was altered")
+    if "sha256" in done and seal(done) != done["sha256"]:  # records of older code have none
+        raise Broken(f"{folder}/done.json is not what its own digest says: it was altered")
     if type(done["attempt"]) is not int:
         raise Broken(f"{folder}/done.json has an attempt that is no whole number: it was altered")
     if done["status"] not in FINISHED:
         raise Broken(f"{folder}/done.json has a status that is none of {', '.join(FINISHED)}")
+    there = {"run_id": done["run_id"], "code_id": done["code_id"], "seed": done["seed"]}
     here = {"run_id": head["run_id"], "code_id": head["code_id"], "seed": head["config"]["seed"]}
     for name, value in here.items():
-        if done[name] != value:
+        if there[name] != value:
             raise Broken(
-                f"{folder}/done.json is of {name} {done[name]} and config.json of {value}: one is another run's, or "
+                f"{folder}/done.json is of {name} {there[name]} and config.json of {value}: one is another run's, or "
                 "was altered"
             )
     if "config_sha256" in done and hashlib.sha256(said).hexdigest() != done["config_sha256"]:
         raise Broken(f"{folder}/config.json is not what done.json's digest says: it was altered")
 
 
-def refuse_other_results(folder: Path, done: Mapping[str, Any], iterations: pa.Table, score: float) -> None:
+def refuse_other_results(folder: Path, done: Done, iterations: pa.Table, score: float) -> None:
     """Raise Broken if done.json has other results than the tables."""
     if len(iterations) and done["env_steps"] != last_of(iterations["env_steps"]):
         raise Broken(
             f"{folder}/done.json has {done['env_steps']} env steps, and iterations.csv ends at "
             f"{last_of(iterations['env_steps'])}: one was altered"
         )
-    said = math.nan if done["score"] is None else float(done["score"])
-    if not (math.isnan(said) and math.isnan(score)) and not math.isclose(said, score, rel_tol=1e-9, abs_tol=1e-9):
-        raise Broken(f"{folder}/done.json has score {done['score']}, and the episodes give {score}: one was altered")
+    refuse_another_score(f"{folder}/done.json", done["score"], score)
+
+
+def refuse_another_score(place: str, said: float | None, score: float) -> None:
+    """Raise Broken if a run has another score than its episodes give; a sum in another order may differ a little."""
+    there = math.nan if said is None else float(said)
+    if not (math.isnan(there) and math.isnan(score)) and not math.isclose(there, score, rel_tol=1e-9, abs_tol=1e-9):
+        raise Broken(f"{place} has score {said}, and the episodes give {score}: one was altered")
 
 
 def labels_of(algo: Mapping[str, Any]) -> set[str]:
@@ -224,32 +242,33 @@ def table(text: bytes) -> pa.Table:
     """A CSV file's whole lines; the last one may be half written. Empty cells are NaN."""
     whole = text[: text.rfind(b"\n") + 1]
     names = whole[: whole.find(b"\n")].decode().split(",")
-    types = {name: EPISODES.get(name, pa.int64() if name in COUNTS else pa.float64()) for name in names}
-    convert = pa.csv.ConvertOptions(column_types=types, null_values=[""])
+    convert = pa.csv.ConvertOptions(column_types={name: type_of(name) for name in names}, null_values=[""])
     return pa.csv.read_csv(io.BytesIO(whole), convert_options=convert)
+
+
+def type_of(column: str) -> pa.DataType:
+    """Of a column of a run's tables; those that the schema does not name are diagnostics."""
+    return pa.type_for_alias(KINDS.get(column, "float64"))
 
 
 def last_of(column: pa.ChunkedArray) -> int:
     return int(column[-1].as_py()) if len(column) else 0
 
 
-def score_of(episodes: pa.Table) -> dict[str, Any]:
-    """The run's score: mean return of its last 100 finished episodes (paper, section 6.1)."""
-    last = episodes["return"][-SCORE_EPISODES:].to_numpy()
-    try:
-        score = math.fsum(last) / len(last) if len(last) and np.isfinite(last).all() else math.nan
-    except OverflowError:  # the sum of returns near the largest number
-        score = math.nan
+def score_of(episodes: pa.Table, status: str = "complete") -> dict[str, Any]:
+    """The run's score, NaN where it has none, and of how many episodes it is."""
+    last = episodes["return"][-SCORE_EPISODES:].to_numpy().tolist()
+    found = score(last, status)
     return {
         "episodes": len(episodes),
-        "score": score,
+        "score": math.nan if found is None else found,
         "score_episodes": len(last),
     }
 
 
 def seconds_of(timing: pa.Table) -> float:
     """Wall seconds that this run took: its share of its pack's."""
-    spent = sum(timing[part].to_numpy() for part in ("environment", "inference", "update"))
+    spent = sum(timing[part].to_numpy() for part in SPENT)
     return float(np.sum(spent / timing["pack_size"].to_numpy()))
 
 

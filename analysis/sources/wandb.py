@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,24 +24,30 @@ import wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.util import get_core_path
 
-from analysis.dataset import SCORE_EPISODES
 from analysis.records import RecordError, variant_of
-from analysis.sources.records import COUNTS, EPISODES, Broken, Collected, not_finite_in, score_of, seconds_of, table
-
-ITERATION_COLUMNS = (
-    *COUNTS, "kl", "kl_k1", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "epsilon", "stepsize",
-    "update_norm", "policy_loss", "value_loss", "std",
-)  # fmt: skip
-"""Of iterations.csv. W&B keeps no order, and does not know a column that is always empty."""
+from analysis.sources.records import (
+    EPISODES,
+    Broken,
+    Collected,
+    not_finite_in,
+    refuse_another_score,
+    score_of,
+    seconds_of,
+    table,
+    type_of,
+)
+from experiments.records.schema import COLUMNS, SCORE_EPISODES, SPENT, Head, newer
 
 WHOLE_NUMBERS = (
     "n_step", "backtracks", "cg_iterations", "fisher_every", "candidates", "horizon", "actors", "segment", "rollouts",
     "epochs", "max_episode_steps", "minibatch_size", "hidden_sizes", "seed", "env_steps", "frame_skip", "frame_stack",
     "screen", "noop_max",
 )  # fmt: skip
-"""Settings that are integers. All other numbers are floats, of which W&B writes 1.0 as 1."""
+"""Settings that are integers, of runs that do not say so themselves. All other numbers are floats, of which W&B writes
+1.0 as 1."""
 
-ADDED = ("_wandb", "run_id", "code_id", "names", "provenance")  # beside the settings, in a W&B run's config
+ADDED = ("_wandb", *Head.__annotations__, "whole_numbers", "provenance")
+"""Beside the settings, in a W&B run's config."""
 
 REQUEST_SECONDS = 20.0  # for one answer of the server, or one file
 PATIENCE_SECONDS = 60.0  # for one question, asked again while there is no answer
@@ -215,26 +221,33 @@ def collected(run_id: str, held: Held, source: str) -> Collected:
     """The run as a dataset takes it. Raises Broken if it is not whole, or not what its digest says."""
     refuse_others(run_id, source)
     try:
-        config = {name: as_set(name, value) for name, value in held.config.items() if name not in ADDED}
+        if reason := newer(held.config):
+            raise Broken(f"{source} is of newer code: {reason}")
+        whole = held.config.get("whole_numbers", WHOLE_NUMBERS)
+        config = {name: as_set(name, value, whole) for name, value in held.config.items() if name not in ADDED}
         names, seen = held.config["names"], held.config["provenance"]
         done = "status" in held.summary
         rows = in_order(held, source)
         episodes = episodes_of(held, source) if done and held.episodes is not None else None
+        status = held.summary["status"] if done else "partial"
+        scored = score_in(rows, status) if episodes is None else score_of(episodes, status)
+        if episodes is not None and "score" in held.summary:
+            refuse_another_score(f"{source}: its summary", held.summary["score"], scored["score"])
         row = {
             "run": run_id,
             "run_id": held.config["run_id"],
             "code_id": held.config["code_id"],
-            "variant": names.get("variant") or variant_of(config["algo"]),
+            "variant": names.get("variant") or held.config.get("label") or variant_of(config["algo"]),
             "env": config["env"]["id"],
             "profile": names["profile"],
             "seed": config["seed"],
-            "status": held.summary["status"] if done else "partial",
+            "status": status,
             "not_finite": not_finite_in(held.summary),
             "measure": "training episodes",
             "budget": config["env_steps"],
             "env_steps": int(rows[-1]["env_steps"]) if rows else 0,
-            **(score_in(rows) if episodes is None else score_of(episodes)),
-            "seconds": seconds_of(columns(rows, ("environment", "inference", "update", "pack_size"), "timing/")),
+            **scored,
+            "seconds": seconds_of(columns(rows, (*SPENT, "pack_size"), "timing/")),
             "peak_mb": held.summary.get("peak_mb", math.nan),
             **{name: config[name] for name in ("backend", "numerics", "device")},
             "commit": (seen["commit"] or "unknown")[:12] + ("+" if seen["dirty"] else ""),
@@ -245,7 +258,7 @@ def collected(run_id: str, held: Held, source: str) -> Collected:
     except (KeyError, TypeError, ValueError) as error:
         raise Broken(f"{source} is broken: {type(error).__name__} {sentence(str(error))}") from error
     empty = pa.schema(list(EPISODES.items())).empty_table()
-    return Collected(row, empty if episodes is None else episodes, columns(rows, ITERATION_COLUMNS))
+    return Collected(row, empty if episodes is None else episodes, columns(rows, tuple(COLUMNS["iterations.csv"])))
 
 
 def refuse_others(run_id: str, source: str) -> None:
@@ -257,11 +270,11 @@ def sentence(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def as_set(name: str, value: Any) -> Any:
+def as_set(name: str, value: Any, whole_numbers: Collection[str]) -> Any:
     """A setting with the types that it has in config.json."""
     if isinstance(value, dict):
-        return {inner: as_set(inner, item) for inner, item in value.items()}
-    is_float = type(value) is int and name not in WHOLE_NUMBERS
+        return {inner: as_set(inner, item, whole_numbers) for inner, item in value.items()}
+    is_float = type(value) is int and name not in whole_numbers
     return float(value) if is_float else value
 
 
@@ -284,10 +297,10 @@ def episodes_of(held: Held, source: str) -> pa.Table:
     return table(content)
 
 
-def score_in(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def score_in(rows: Sequence[dict[str, Any]], status: str) -> dict[str, Any]:
     """`score_of`, of the rows alone: their last running mean is the score."""
     finished = int(sum(row["episodes"] for row in rows))
-    score = rows[-1].get(f"return_{SCORE_EPISODES}") if rows else None
+    score = rows[-1].get(f"return_{SCORE_EPISODES}") if rows and status != "faulty" else None
     return {
         "episodes": finished,
         "score": float("nan") if score is None else float(score),
@@ -299,7 +312,7 @@ def columns(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str = 
     """The rows' values by name, empty where there is none."""
 
     def values(name: str) -> list[float | None]:
-        kind = int if name in COUNTS else float
+        kind = int if pa.types.is_integer(type_of(name)) else float
         return [None if (value := row.get(prefix + name)) is None else kind(value) for row in rows]
 
-    return pa.table({name: pa.array(values(name), pa.int64() if name in COUNTS else pa.float64()) for name in names})
+    return pa.table({name: pa.array(values(name), type_of(name)) for name in names})

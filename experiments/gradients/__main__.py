@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.commands import command
 from experiments.compose import CONF, resolved_backend
 from experiments.files import write_durably
 from experiments.gradients.play import Policy, fit_critics, perturbed, play
@@ -120,6 +121,7 @@ def text_of(found: Sequence[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
+@command(UserError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.gradients", description="Noise and bias, measured.")
     parser.add_argument("--out", metavar="FILE.csv", type=Path, required=True, help="the table")
@@ -134,9 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UserError(f"{options.out} cannot be written: its folder does not exist")
             write_durably(options.out, text_of(list(table(list(MOST), options.env_steps))).encode())
             return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Interrupted as interrupted:
         return 128 + interrupted.signum
 

@@ -13,10 +13,10 @@ The code is addressed by its content, so launches of the same code share it.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from experiments.files import as_json, numbered_in, read_json, read_lines, write_durably
 from experiments.identity import code_id
@@ -27,6 +27,27 @@ from ppo.refusals import UserError
 PACKAGES = ("ppo", "experiments", "analysis", "conf")
 
 Task = list[list[str]]  # packs of run ids
+
+
+class LaunchTerms(TypedDict):
+    """Where and how a launch runs: what every task of it must know."""
+
+    cluster: str  # local | slurm
+    tracking: dict[str, Any]  # of tracking.settings.Tracking
+    checkpoint_seconds: float
+    overrides: list[str]  # of the study command
+    config_dir: list[str]  # its option for a user's own configs, if it had one
+    path: NotRequired[list[str]]  # folders of a user's modules; older launches do not say them
+    requeue: bool
+    array_size: int | None  # tasks of an array job
+    parts: NotRequired[str | None]  # folder of a dataset's parts; older launches do not say it
+
+
+class LaunchHead(LaunchTerms):
+    """launch.json."""
+
+    code: str  # folder of the code as it was
+    code_id: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +64,7 @@ class Launch:
     def records(self) -> Path:
         return self.study.parent.parent
 
-    def head(self) -> dict[str, Any]:
+    def head(self) -> LaunchHead:
         return read_json(self.folder / "launch.json")
 
     def tasks(self) -> list[Task]:
@@ -69,7 +90,7 @@ def launches_of(study: Path) -> list[Launch]:
     return [Launch(folder) for folder in folders if (folder / "launch.json").exists()]
 
 
-def check_code(head: Mapping[str, Any]) -> None:
+def check_code(head: LaunchHead) -> None:
     """The code here must be the launch's: a package upgraded since then would compute other numbers."""
     if code_id() != head["code_id"]:
         raise UserError(
@@ -78,8 +99,8 @@ def check_code(head: Mapping[str, Any]) -> None:
         )
 
 
-def freeze_launch(study: Path, tasks: Sequence[Task], head: Mapping[str, Any]) -> Launch:
-    """Write a new launch; `head` says where and how it runs."""
+def freeze_launch(study: Path, tasks: Sequence[Task], terms: LaunchTerms) -> Launch:
+    """Write a new launch."""
     code = snapshot(study / "code")
     launches = study / "launches"
     launches.mkdir(parents=True, exist_ok=True)
@@ -89,7 +110,8 @@ def freeze_launch(study: Path, tasks: Sequence[Task], head: Mapping[str, Any]) -
     (folder / "logs").mkdir()
     lines = "".join(json.dumps({"packs": task}) + "\n" for task in tasks)
     write_durably(folder / "tasks.jsonl", lines.encode())
-    write_durably(folder / "launch.json", as_json({"code": str(code), "code_id": code_id(), **head}))
+    head: LaunchHead = {"code": str(code), "code_id": code_id(), **terms}
+    write_durably(folder / "launch.json", as_json(head))
     return Launch(folder)
 
 

@@ -3,14 +3,14 @@
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from experiments.records.record import SCORE_EPISODES, Record, why
+from experiments.records.record import Record, why
+from experiments.records.schema import SCORE_EPISODES, Done
 from experiments.runner import Watcher
 from ppo.pack import Pack
 from ppo.train import Iteration
@@ -80,7 +80,7 @@ class Progress(Watcher):
             table.add_row(str(run.seed), run.algo.objective, mean, *diagnostics)
         return Group(title, table)
 
-    def _finished(self, record: Record, done: dict[str, Any]) -> None:
+    def _finished(self, record: Record, done: Done) -> None:
         none = "no score" if done["status"] == "faulty" else "no episode finished"
         score = none if done["score"] is None else f"score {done['score']:.1f}"
         self._say(f"{done['status']}: {record.folder.name}  {score}{why(done)}")

@@ -143,6 +143,7 @@ def site_array_size(options: Slurm, dry_run: bool) -> int:
 def submit(launch: Launch, options: Slurm) -> list[Part]:
     """Give a frozen launch to SLURM; returns its array jobs with their ids."""
     head = launch.head()
+    assert head["array_size"] is not None  # of a launch for SLURM
     parts = parts_of(launch.study.name, launch.folder.name, len(launch.tasks()), head["array_size"])
     scripts = [array_script(launch, part, options, head["code"], sys.executable) for part in parts]
     note(launch, parts)

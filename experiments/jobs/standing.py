@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from experiments.files import numbered_in, read_json
 from experiments.manifest import Entry
 from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start, read_owner
+from experiments.records.schema import COLUMNS, FINISHED, Done
 from ppo.config import RunConfig
 from ppo.refusals import UserError
 
-COMPLETE = ("done", "diverged", "faulty")
+COMPLETE = ("done", *(status for status in FINISHED if status != "complete"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def standing(folder: Path, config: RunConfig, now: float) -> Standing:
     """One run's. `now` is the file system's time, against which a heartbeat elsewhere is judged."""
     names = {path.name for path in folder.iterdir()}
     if "done.json" in names:
-        done = read_json(folder / "done.json")
+        done: Done = read_json(folder / "done.json")
         if done["status"] == "faulty":
             note = "{quantity} not finite at env step {env_step}: the environment's fault".format_map(
                 done["not_finite"]
@@ -108,7 +109,11 @@ def reached(timing: Path, steps: int) -> tuple[int, float]:
         with timing.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 300))
             lines = file.read().decode().rpartition("\n")[0].splitlines()
-        rows = [line.split(",") for line in lines if line[:1].isdigit() and line.count(",") == 5]
+        rows = [
+            line.split(",")
+            for line in lines
+            if line[:1].isdigit() and line.count(",") == len(COLUMNS["timing.csv"]) - 1
+        ]
         if not rows:
             return 0, 0.0
         iteration, _, size, *parts = rows[-1]

@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from experiments.jobs.launch import Launch, check_code
 from experiments.jobs.lifeline import follow_parent
 from experiments.jobs.task import ELSEWHERE, MISTAKE
 from experiments.records.record import Record, why
+from experiments.records.schema import Done
 from experiments.runner import DiskError, Interrupted, Watcher, train_runs
 from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.environments import TaskError
@@ -43,7 +43,7 @@ class Lines(Watcher):
             rate = steps / (self.last - self.began)
             say(f"iteration {iteration.number} of {pack.iterations}, {rate:,.0f} env steps/s")
 
-    def _finished(self, record: Record, done: dict[str, Any]) -> None:
+    def _finished(self, record: Record, done: Done) -> None:
         say(f"{done['status']}: {record.folder.name}, score {done['score']}{why(done)}")
 
 

@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,16 @@ from experiments.files import numbered_in, sync_folder
 KEPT = 2
 ADDED = ("earlier_actions", "handed_out_sha256", "not_finite")
 """Parts of a state that checkpoints of older code, or of runs in good health, do not have."""
+
+
+class Checkpoint(TypedDict):
+    """What a file holds."""
+
+    state: dict[str, Any]  # of the run, at the boundary of an iteration
+    lengths: dict[str, int]  # bytes of each of the attempt's tables at that boundary
+    digests: NotRequired[dict[str, str]]  # SHA-256 of those bytes; older checkpoints have none
+    run_id: str
+    code_id: str
 
 
 class Refused(Exception):
@@ -34,7 +44,7 @@ def iterations_in(folder: Path) -> list[int]:
     return numbered_in(folder, "checkpoint-", ".pt")
 
 
-def save(folder: Path, iteration: int, content: Mapping[str, Any]) -> None:
+def save(folder: Path, iteration: int, content: Checkpoint) -> None:
     """Write durably, then drop all but the newest `KEPT`."""
     buffer = io.BytesIO()
     torch.save(_tensors(content), buffer)
@@ -52,7 +62,7 @@ def save(folder: Path, iteration: int, content: Mapping[str, Any]) -> None:
         path_of(folder, old).unlink(missing_ok=True)
 
 
-def load(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
+def load(path: Path, identity: Mapping[str, str]) -> Checkpoint:
     """The content, if it is whole and of this run and code; else `Refused`."""
     try:
         data = path.read_bytes()
@@ -62,7 +72,7 @@ def load(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
     if hashlib.sha256(payload).digest() != digest:
         raise Refused(f"{path} is torn or altered: its digest does not fit its content")
     try:
-        content: dict[str, Any] = _arrays(torch.load(io.BytesIO(payload), weights_only=True))
+        content = _arrays(torch.load(io.BytesIO(payload), weights_only=True))
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise Refused(f"{path} has its digest but holds no checkpoint: {reason}") from error
@@ -74,7 +84,7 @@ def load(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
     state = content.get("state")
     if not isinstance(state, dict) or type(state.get("iteration")) is not int:
         raise Refused(f"{path} has its digest but holds no checkpoint: it has no state of a run at an iteration")
-    return content
+    return cast(Checkpoint, content)
 
 
 def misfit(state: Any, pattern: Any, name: str = "its state") -> str:

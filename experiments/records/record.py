@@ -2,6 +2,7 @@
 
     runs/<code id>/<slug>-<run id>/
         config.json  provenance.json                      what the run is; where it was first trained
+        schema.json                                       what the columns and keys of these files mean
         attempt-<n>/  owner.json  heartbeat               who claimed it; proof of life
                       episodes.csv  iterations.csv        the promise: the same bytes on every path
                       timing.csv                          wall clock, outside the promise
@@ -28,25 +29,15 @@ from typing import Any, NoReturn
 from experiments.compose import NamedRun
 from experiments.files import as_json, create_once, numbered_in, read_json, write_durably
 from experiments.identity import code_id, run_id, slug
-from experiments.records import checkpoint
+from experiments.records import checkpoint, schema
 from experiments.records.claims import owner
 from experiments.records.provenance import provenance, task_code
+from experiments.records.schema import COLUMNS, DIAGNOSTICS, FORMAT, SCORE_EPISODES, SPENT, Done, Head, seal
 from ppo.pack import NotFinite
 from ppo.refusals import UserError
 from ppo.train import Iteration
 
-EPISODE_COLUMNS = ("env_step", "return", "length")
-METRICS = (
-    "kl", "kl_k1", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "epsilon", "stepsize",
-    "update_norm", "policy_loss", "value_loss", "std",
-)  # fmt: skip
-ITERATION_COLUMNS = ("iteration", "env_steps", *METRICS)
-TIMING_COLUMNS = ("iteration", "unix_time", "pack_size", "environment", "inference", "update")
-HEADERS = {"episodes.csv": EPISODE_COLUMNS, "iterations.csv": ITERATION_COLUMNS, "timing.csv": TIMING_COLUMNS}
 PROMISED = ("episodes.csv", "iterations.csv")
-NEEDED = ("status", "run_id", "code_id", "attempt", "env_steps", "score")  # in every done.json, of older code too
-
-SCORE_EPISODES = 100  # the score is the mean return of the last 100 episodes (section 6.1)
 
 
 class Fenced(Exception):
@@ -75,10 +66,17 @@ class Record:
 
     def prepare(self) -> None:
         """Create the folder with its config, or check that the one there is ours."""
-        label = self.run.config.algo.label
-        config = {**self.identity, "label": label, "names": dict(self.run.names), "config": asdict(self.run.config)}
+        head: Head = {
+            "format": FORMAT,
+            "run_id": self.id,
+            "code_id": code_id(),
+            "label": self.run.config.algo.label,
+            "names": dict(self.run.names),
+            "config": asdict(self.run.config),
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
-        create_once(self.folder / "config.json", as_json(config))
+        create_once(self.folder / "config.json", as_json(head))
+        create_once(self.folder / "schema.json", schema.description())
         task = task_code(self.run.config)
         origin = as_json(provenance(self.run.config.device) | ({"task": task} if task else {}))
         if not create_once(self.folder / "provenance.json", origin) and not (self.folder / "done.json").exists():
@@ -90,12 +88,14 @@ class Record:
         if not isinstance(found, dict) or found.get("run_id") != self.id or found.get("code_id") != code_id():
             other = found.get("run_id") if isinstance(found, dict) else "config.json is no record's"
             raise UserError(f"{self.folder} holds another run ({other}); move it away")
-        if found.get("config") != json.loads(as_json(config["config"])):
+        if reason := schema.newer(found):
+            raise UserError(f"{self.folder / 'config.json'} is of newer code: {reason}")
+        if found.get("config") != json.loads(as_json(head["config"])):
             raise UserError(
                 f"{self.folder / 'config.json'} was altered: its settings are not those of its run; remove it"
             )
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> Done | None:
         return read_done(self.folder)
 
     def attempts(self) -> list[int]:
@@ -114,13 +114,13 @@ class Record:
         ]
         return [*sorted(found, key=lambda start: -start.iteration), Start(0)]
 
-    def load(self, start: Start) -> dict[str, Any]:
+    def load(self, start: Start) -> checkpoint.Checkpoint:
         """The checkpoint's content; `Refused` if it is not whole, not ours, or its rows are gone or altered."""
         assert start.folder is not None
         file = checkpoint.path_of(start.folder, start.iteration)
         content = checkpoint.load(file, self.identity)
         lengths = content.get("lengths")
-        if not isinstance(lengths, dict) or any(type(lengths.get(name)) is not int for name in HEADERS):
+        if not isinstance(lengths, dict) or any(type(lengths.get(name)) is not int for name in COLUMNS):
             raise checkpoint.Refused(f"{file} is no checkpoint of a run: it does not say how long its rows are")
         digests = content.get("digests", {})  # checkpoints of older code have none
         for name, length in content["lengths"].items():
@@ -149,30 +149,36 @@ class Attempt:
             raise Fenced(f"{self.folder} was claimed by someone else just now") from error
         write_durably(self.folder / "owner.json", as_json(owner()))
         self.digests = {}  # of all that stands in the file, the head carried over included
-        for name, columns in HEADERS.items():
+        for name, columns in COLUMNS.items():
             head = ",".join(columns) + "\n"
             content = head.encode() if lengths is None else read_head(start.folder, name, lengths[name])
             write_durably(self.folder / name, content)
             self.digests[name] = hashlib.sha256(content)
-        self.files = {name: (self.folder / name).open("ab", buffering=0) for name in HEADERS}
-        self.boundary: tuple[int, dict[str, Any]] | None = None
+        self.files = {name: (self.folder / name).open("ab", buffering=0) for name in COLUMNS}
+        self.boundary: tuple[int, checkpoint.Checkpoint] | None = None
         self.written = -1
 
     def append(self, iteration: Iteration, row: int, pack_size: int) -> None:
         """The rows of one iteration."""
         episodes = [(e.env_step, repr(e.episode_return), e.length) for e in iteration.episodes[row]]
         self._write("episodes.csv", episodes)
-        metrics = [number(iteration.metrics[name][row]) if name in iteration.metrics else "" for name in METRICS]
+        metrics = [number(iteration.metrics[name][row]) if name in iteration.metrics else "" for name in DIAGNOSTICS]
         self._write("iterations.csv", [(iteration.number, iteration.env_steps, *metrics)])
-        seconds = [f"{iteration.seconds[name]:.4f}" for name in TIMING_COLUMNS[3:]]
+        seconds = [f"{iteration.seconds[name]:.4f}" for name in SPENT]
         self._write("timing.csv", [(iteration.number, f"{time.time():.2f}", pack_size, *seconds)])
 
     def hold(self, iteration: int, state: Mapping[str, Any]) -> None:
         """Keep this boundary's state in memory, ready to be written at any moment."""
         lengths = {name: file.tell() for name, file in self.files.items()}
         digests = {name: digest.hexdigest() for name, digest in self.digests.items()}
-        kept = {"state": dict(state), "lengths": lengths, "digests": digests}
-        self.boundary = (iteration, {**self.record.identity, **kept})
+        content: checkpoint.Checkpoint = {
+            "run_id": self.record.id,
+            "code_id": code_id(),
+            "state": dict(state),
+            "lengths": lengths,
+            "digests": digests,
+        }
+        self.boundary = (iteration, content)
 
     def checkpoint(self) -> None:
         """Write the boundary held; gives up if a higher attempt exists."""
@@ -185,25 +191,27 @@ class Attempt:
         checkpoint.save(self.folder, *self.boundary)
         self.written = self.boundary[0]
 
-    def finish(self, alive: bool, env_steps: int, not_finite: NotFinite | None = None) -> dict[str, Any]:
+    def finish(self, alive: bool, env_steps: int, not_finite: NotFinite | None = None) -> Done:
         """done.json, created exclusively and last."""
         self.checkpoint()
         self.close()
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         write_durably(self.folder / "resources.json", as_json({"peak_mb": peak}))
         status = "complete" if alive else "diverged" if not_finite is None else not_finite.status
-        done = {
+        done: Done = {
             "status": status,
-            **({} if not_finite is None else {"not_finite": not_finite._asdict()}),
-            **self.record.identity,
+            "run_id": self.record.id,
+            "code_id": code_id(),
             "seed": self.record.run.config.seed,
             "attempt": self.number,
             "env_steps": env_steps,
-            "score": None if status == "faulty" else score(self.returns()),
+            "score": schema.score(self.returns(), status),
             "episodes_sha256": self.digests["episodes.csv"].hexdigest(),  # of what was written, not of what is there
             "iterations_sha256": self.digests["iterations.csv"].hexdigest(),
             "config_sha256": hashlib.sha256((self.record.folder / "config.json").read_bytes()).hexdigest(),
         }
+        if not_finite is not None:
+            done["not_finite"] = {"quantity": not_finite.quantity, "env_step": not_finite.env_step}
         done["sha256"] = seal(done)
         if not create_once(self.record.folder / "done.json", as_json(done)):
             raise Fenced(f"{self.record.folder}: someone else finished this run")
@@ -237,7 +245,7 @@ def check_task(folder: Path, task: Mapping[str, Any]) -> None:
         )
 
 
-def why(done: Mapping[str, Any]) -> str:
+def why(done: Done) -> str:
     """What ended a run before its budget, in words; nothing for a whole one."""
     if (found := done.get("not_finite")) is None:
         return ""
@@ -245,30 +253,26 @@ def why(done: Mapping[str, Any]) -> str:
     return f": its {found['quantity']} are not finite at env step {found['env_step']:,}{fault}"
 
 
-def seal(done: Mapping[str, Any]) -> str:
-    """The digest of a done.json, without its own."""
-    content = {name: value for name, value in done.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def read_done(folder: Path) -> dict[str, Any] | None:
+def read_done(folder: Path) -> Done | None:
     """A run's done.json, if it is finished; UserError unless it, config.json and the folder's name are of one run."""
     path = folder / "done.json"
     if not path.exists():
         return None
     done, config = read_json(path), folder / "config.json"
-    head = read_json(config) if config.exists() else None
+    head: Any = read_json(config) if config.exists() else None
 
     def refuse(reason: str) -> NoReturn:
         raise UserError(f"{path} is not as its run left it: {reason}; bring the file back, or train the run once more")
 
-    if not (isinstance(done, dict) and isinstance(head, dict)):
+    if not all(isinstance(each, dict) for each in (done, head)):
         refuse("it or config.json is no table of names and values")
+    if reason := schema.newer(head):
+        raise UserError(f"{config} is of newer code: {reason}")
     if "sha256" in done and done["sha256"] != seal(done):
         refuse("its content does not fit its own digest")
     if "config_sha256" in done and done["config_sha256"] != hashlib.sha256(config.read_bytes()).hexdigest():
         refuse("config.json is not the one it was finished with")
-    if missing := [name for name in NEEDED if name not in done]:
+    if missing := [name for name in Done.__annotations__ if name in Done.__required_keys__ - done.keys()]:
         refuse(f"{', '.join(missing)} is not in it")
     for name in ("run_id", "code_id"):
         if done[name] != head.get(name):
@@ -295,12 +299,6 @@ def last_env_steps(iterations: Path) -> int | None:
         return int(env_steps)
     except (OSError, ValueError, IndexError):
         return None
-
-
-def score(returns: Sequence[float]) -> float | None:
-    """Their mean; None without any, or if it is not finite."""
-    mean = math.fsum(returns) / len(returns) if returns and all(map(math.isfinite, returns)) else math.nan
-    return mean if math.isfinite(mean) else None
 
 
 def number(value: float) -> str:

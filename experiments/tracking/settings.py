@@ -1,7 +1,6 @@
 """What a trainer knows of W&B: that a mirror may run beside it. Nothing here can stop, slow or change training."""
 
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import typed
 from ppo.refusals import choose
 
 MODES = ("none", "offline", "online")
@@ -30,7 +30,7 @@ class Tracking:
 
 def later(records: Path) -> str:
     """What a mirror's trouble means, and what mends it."""
-    return f"training is not affected; {shlex.join(['python', '-m', 'experiments.sync', str(records)])} sends the rest"
+    return f"training is not affected; {typed('experiments.sync', records)} sends the rest"
 
 
 class MirrorProcess:

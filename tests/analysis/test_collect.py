@@ -29,7 +29,9 @@ from analysis import collect
 from analysis.dataset import FILES, RUN_COLUMNS, load
 from analysis.records import RecordError, attempts_with
 from experiments.identity import code_id
-from experiments.records.record import ITERATION_COLUMNS
+from experiments.records.schema import COLUMNS
+
+ITERATION_COLUMNS = list(COLUMNS["iterations.csv"])
 
 
 class TestTables:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import typing
 from collections.abc import Iterator
@@ -26,8 +27,9 @@ from wandb_server import Server
 
 from analysis.records import RecordError
 from analysis.sources.records import read_run
-from analysis.sources.wandb import ITERATION_COLUMNS, WHOLE_NUMBERS, from_files, lacks_episodes
-from experiments.records.record import ITERATION_COLUMNS as WRITTEN
+from analysis.sources.wandb import WHOLE_NUMBERS, from_files, lacks_episodes
+from experiments.records.schema import whole_numbers
+from experiments.tracking.reading import Source
 from ppo.config import RunConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,11 +52,13 @@ def numbers(cls: Any) -> Iterator[tuple[str, type]]:
             yield from ((name, kind) for kind in (hint, *typing.get_args(hint)) if kind in (int, float))
 
 
-def test_names_of_columns_and_whole_numbers_are_those_that_the_suite_writes() -> None:
-    assert ITERATION_COLUMNS == WRITTEN
+def test_whole_numbers_are_the_settings_that_are_declared_so(finished: Path) -> None:
     kinds = list(numbers(RunConfig))
-    assert {name for name, kind in kinds if kind is int} == set(WHOLE_NUMBERS)
-    assert not {name for name, kind in kinds if kind is float} & set(WHOLE_NUMBERS)
+    whole, others = ({name for name, kind in kinds if kind is wanted} for wanted in (int, float))
+    assert set(WHOLE_NUMBERS) <= whole and not others & set(WHOLE_NUMBERS)
+    for folder in folders_in(finished):
+        found = set(whole_numbers(json.loads((folder / "config.json").read_text())["config"]))
+        assert {"seed", "env_steps", "horizon", "minibatch_size"} <= found <= whole
 
 
 # Offline files
@@ -98,6 +102,68 @@ def test_a_variant_with_a_name_keeps_it(records: Path, stub: Server) -> None:
     (run,) = by_id(from_files(records)).values()
     assert run.row["variant"] == "no_clipping"
     same_as_record(run, folder)
+
+
+def rewritten(folder: Path, name: str, **changes: Any) -> None:
+    content = json.loads((folder / name).read_text()) | changes
+    (folder / name).write_text(json.dumps(content))
+    sign(folder)
+
+
+def mirrored_again(records: Path, name: str) -> Path:
+    """A run that nothing has been mirrored of."""
+    shutil.rmtree(records / "wandb")
+    return next(folder for folder in folders_in(records) if name in folder.name)
+
+
+def test_a_label_and_a_whole_number_that_are_new_come_back(records: Path, stub: Server) -> None:
+    folder = mirrored_again(records, "kl_adaptive")
+    config = json.loads((folder / "config.json").read_text())["config"]
+    config["algo"] |= {"rounds": 3, "tilt": 2.0}
+    rewritten(folder, "config.json", config=config, label="tilted_2")
+    assert mirrored(records, [folder], "offline")[0]
+    (run,) = by_id(from_files(records)).values()
+    assert run.row["variant"] == "tilted_2" and '"rounds": 3, "tilt": 2.0' in run.row["config"]
+    same_as_record(run, folder)
+
+
+def test_a_run_that_older_code_mirrored_comes_back(
+    records: Path, stub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mirrored_again(records, "kl_adaptive")
+    now, lately = Source.config, ("format", "label", "whole_numbers")
+    monkeypatch.setattr(
+        Source, "config", lambda source: {n: value for n, value in now(source).items() if n not in lately}
+    )
+    assert mirrored(records, [folder], "offline")[0]
+    (run,) = by_id(from_files(records)).values()
+    same_as_record(run, folder)
+
+
+def test_a_faulty_run_has_no_score(records: Path, stub: Server) -> None:
+    folder = mirrored_again(records, "kl_adaptive")
+    rewritten(folder, "done.json", status="faulty", score=None, not_finite={"quantity": "rewards", "env_step": 9})
+    assert mirrored(records, [folder], "offline")[0]
+    for lacking in (False, True):
+        (run,) = by_id(from_files(records)).values()
+        assert math.isnan(run.row["score"]) and math.isnan(read_run(folder, {}).row["score"])
+        assert lacks_episodes(run) == lacking
+        (piece(records, folder) / "files" / "episodes.csv").unlink(missing_ok=True)
+
+
+def test_another_score_than_the_episodes_give_is_named(records: Path, stub: Server) -> None:
+    folder = mirrored_again(records, "kl_adaptive")
+    rewritten(folder, "done.json", score=500.5)
+    assert mirrored(records, [folder], "offline")[0]
+    sentence = the_broken(from_files(records), sound=0)
+    assert "its summary has score 500.5, and the episodes give" in sentence and wandb_id(folder) in sentence
+
+
+def test_a_run_of_a_newer_format_is_named(records: Path, stub: Server) -> None:
+    folder = mirrored_again(records, "kl_adaptive")
+    rewritten(folder, "config.json", format=2)
+    assert mirrored(records, [folder], "offline")[0]
+    assert "is of newer code: it has format 2" in the_broken(from_files(records), sound=0)
 
 
 def test_a_resumed_run_is_merged_from_its_files(stub: Server, tmp_path: Path) -> None:

@@ -25,10 +25,9 @@ from wandb_server import SERVE, Server
 from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
 from experiments.tracking import mirror
-from experiments.tracking import process as mirror_process
 from experiments.tracking import settings as tracking
-from experiments.tracking.mirror import Target
-from experiments.tracking.process import Mirrors
+from experiments.tracking import wandb as wandb_side
+from experiments.tracking.mirror import Mirrors
 from experiments.tracking.settings import MirrorProcess, Tracking
 from ppo.config import RunConfig
 from tests.conftest import Killed, named, small_run
@@ -46,10 +45,11 @@ CLIENT = {  # settings of W&B's, in whole seconds; its own are 15 between transm
 LAUNCHER = """
 import functools, wandb
 import experiments.tracking.process as mirror_process
+import experiments.tracking.wandb as wandb_side
 from experiments import sync
 from experiments.tracking import mirror
-for name, value in {waits}.items(): setattr(mirror, name, value)
-for name, value in {eager}.items(): setattr(mirror_process, name, value)
+for name, value in {waits}.items(): setattr(wandb_side, name, value)
+for name, value in {eager}.items(): setattr(mirror, name, value)
 wandb.Settings = functools.partial(wandb.Settings, **{client})
 {module}.main()
 """
@@ -90,7 +90,7 @@ def served(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Server]:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(home))
     for name, value in EAGER.items():
-        monkeypatch.setattr(mirror_process, name, value)
+        monkeypatch.setattr(mirror, name, value)
     monkeypatch.setattr(wandb, "Settings", functools.partial(wandb.Settings, **CLIENT))
     give(monkeypatch, LONG)
     try:
@@ -106,7 +106,7 @@ def served(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Server]:
 def give(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """From now on a server gets so long, from mirrors in this process."""
     for name, value in waits(seconds).items():
-        monkeypatch.setattr(mirror, name, value)
+        monkeypatch.setattr(wandb_side, name, value)
 
 
 def hurry_processes(monkeypatch: pytest.MonkeyPatch, seconds: float = LONG) -> None:
@@ -147,7 +147,9 @@ def mirrored(
 ) -> tuple[bool, dict[str, int]]:
     """Whether all went well, and how many runs ended how."""
     wait_until(lambda: not any(records.glob(f"wandb/*{time.strftime('%Y%m%d_%H%M%S')}*")))  # W&B's names for folders
-    mirrors = Mirrors(folders, Target(records, mode, project, None), (said if said is not None else []).append)
+    mirrors = Mirrors(
+        folders, wandb_side.target_of(records, mode, project, None), (said if said is not None else []).append
+    )
     succeeded = mirrors.keep_up(Script(*events))
     return succeeded, {stage: count for stage, count in mirrors.ended.items() if count}
 
@@ -311,9 +313,10 @@ def assert_complete(held: Held, folder: Path, whole: bool = True, tags: Sequence
     head = json.loads((folder / "config.json").read_text())
     done = json.loads((folder / "done.json").read_text())
     provenance = held.config["provenance"]
-    assert held.config == {
-        **{name: head[name] for name in ("run_id", "code_id", "names")}, **head["config"], "provenance": provenance
-    }  # fmt: skip
+    whole = held.config["whole_numbers"]
+    assert {"seed", "horizon"} <= set(whole) and not {"epsilon", "stepsize", "gamma"} & set(whole)
+    about = {name: head[name] for name in ("format", "run_id", "code_id", "label", "names")}
+    assert held.config == {**about, **head["config"], "whole_numbers": whole, "provenance": provenance}
     assert provenance["commit"] == json.loads((folder / "provenance.json").read_text())["commit"]
     assert "torch" in provenance["packages"] and "diff" not in provenance and "environment" not in provenance
     for name in ("status", "score", "attempt", "env_steps", "episodes_sha256", "iterations_sha256"):

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.commands import command as answering
+from experiments.commands import typed
 from experiments.files import create_once
 from experiments.identity import code_id
 from experiments.jobs import worker
@@ -294,6 +296,56 @@ def test_a_study_tries_again_what_may_have_passed(monkeypatch: pytest.MonkeyPatc
 def test_an_error_that_is_not_the_systems_is_not_explained_away() -> None:
     with pytest.raises(OSError, match="no such plugin"), explained(Path("/records")):
         raise OSError("no such plugin")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("no such run"), 2, "error: no such run\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "a.csv"), 2, "error: the disk is full (a.csv)\n"),
+        (OSError(errno.EACCES, "Permission denied"), 2, "error: Permission denied (standard output)\n"),
+    ],
+)
+def test_a_command_answers_an_error_with_a_code_and_a_sentence(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @answering(UserError)
+    def main() -> int:
+        raise error
+
+    assert main() == code
+    assert capsys.readouterr().err == said
+
+
+def test_an_error_that_a_command_names_is_its_own_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    @answering(ValueError, OSError)
+    def main(words: list[str]) -> int:
+        raise OSError(errno.ENOSPC, words[0])
+
+    assert main(["row 3 was not written"]) == 2
+    assert capsys.readouterr().err == f"error: [Errno {errno.ENOSPC}] row 3 was not written\n"
+
+
+def test_a_line_to_type_survives_a_shell() -> None:
+    line = typed("experiments.study", "study=table1", Path("my $records"), "envs=[hopper,swimmer]", 8)
+    printed = subprocess.run(
+        ["sh", "-c", f"python() {{ printf '%s\\n' \"$@\"; }}; {line}"], capture_output=True, text=True
+    )
+    assert printed.stdout.splitlines() == [
+        "-m", "experiments.study", "study=table1", "my $records", "envs=[hopper,swimmer]", "8"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("a library's own")])
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
+    @answering(UserError)
+    def main() -> int:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        main()
 
 
 def test_plot_draws_a_picture_of_the_records(trained: tuple[Path, Done], tmp_path: Path) -> None:

@@ -342,8 +342,15 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("torch", 
 """
 
 
-@pytest.mark.parametrize("program", [TRAINS, MIRRORS])
-def test_training_knows_no_wandb_and_the_mirror_no_torch(program: str, tmp_path: Path) -> None:
+READS = """
+import sys
+import experiments.tracking.reading, experiments.tracking.mirror
+assert not [name for name in sys.modules if name.partition(".")[0] in ("wandb", "torch")]
+"""
+
+
+@pytest.mark.parametrize("program", [TRAINS, MIRRORS, READS])
+def test_training_and_reading_know_no_wandb_and_the_mirror_no_torch(program: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     line = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

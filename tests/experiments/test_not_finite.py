@@ -13,10 +13,10 @@ import pytest
 from experiments.jobs import worker
 from experiments.jobs.progress import Progress
 from experiments.jobs.standing import COMPLETE, standing
+from experiments.jobs.survey import STATES
 from experiments.records import checkpoint
 from experiments.records.record import Record
 from experiments.runner import train_runs
-from experiments.status import STATES
 from ppo.config import RunConfig
 from ppo.environments import TaskError
 from ppo.pack import Pack

@@ -11,12 +11,12 @@ from experiments.files import as_json
 from experiments.identity import code_id
 from experiments.jobs.launch import freeze_launch, launches_of
 from experiments.jobs.standing import Standing
+from experiments.jobs.survey import look
 from experiments.jobs.task import Supervisor
 from experiments.manifest import freeze
 from experiments.records.claims import owner
 from experiments.records.record import Attempt, Record
-from experiments.status import look
-from experiments.tracking.mirror import Source
+from experiments.tracking.reading import Source
 from ppo.refusals import UserError
 from tests.conftest import Killed, named, promised, small_run, train
 from tests.experiments.test_packs import entries_of

@@ -20,11 +20,12 @@ from experiments.jobs import slurm
 from experiments.jobs.launch import freeze_launch
 from experiments.jobs.slurm import Queued
 from experiments.jobs.standing import Standing, reached
+from experiments.jobs.survey import look, look_anyway, queued
 from experiments.logs import logs_meant, logs_of
 from experiments.manifest import Entry, freeze
 from experiments.records.claims import owner
 from experiments.rerun import rerun
-from experiments.status import as_text, complete, look, look_anyway, queued, table
+from experiments.status import as_text, complete, table
 from ppo.refusals import UserError
 from tests.conftest import small_run, train
 from tests.experiments.test_packs import entries_of

@@ -19,9 +19,9 @@ from hydra import initialize_config_dir
 from experiments.compose import CONF
 from experiments.files import as_json, read_json
 from experiments.jobs.launch import launches_of
+from experiments.jobs.survey import look
 from experiments.manifest import Entry, Study, expand, freeze, read_manifest
 from experiments.records.provenance import ROOT
-from experiments.status import look
 from tests.conftest import promised, train
 
 STUDY = """

@@ -34,7 +34,9 @@ from experiments import sync as sync_module
 from experiments.records import claims
 from experiments.records.claims import Claim, Taken, claim_all
 from experiments.sync import folders_of as meant
-from experiments.tracking.mirror import Mirror, Source, Target
+from experiments.tracking.mirror import Mirror
+from experiments.tracking.reading import Source
+from experiments.tracking.wandb import target_of
 from ppo.refusals import UserError
 from tests.conftest import ROOT, promised
 
@@ -294,7 +296,7 @@ def test_a_server_that_comes_back_after_the_end_gets_the_rest_by_sync(
 
 def claimed(records: Path, folder: Path) -> Claim:
     """As a mirror that lives, though it is this process."""
-    (claim,) = claim_all([Mirror(Source(folder), Target(records, "online", "ppo", None)).claim_path])
+    (claim,) = claim_all([Mirror(Source(folder), target_of(records, "online", "ppo", None)).claim_path])
     assert not isinstance(claim, Taken)
     return claim
 
