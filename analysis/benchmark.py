@@ -25,15 +25,12 @@ import pandas as pd
 
 from analysis.paper import published
 from analysis.scores import UNTRAINED
+from experiments.records.schema import DIAGNOSTICS, SPENT, score
 
 BUDGET, HORIZON = 999_424, 2048  # env steps of a run and of an iteration
 BUDGET_UNTRAINED = 204_800
 LONGEST_EPISODE = 665  # env steps; about 3000 episodes a run
 DISTINCT_SEEDS = 3  # later seeds repeat these ones' files, another task's in turn
-DIAGNOSTICS = (
-    "kl", "kl_k1", "kl_k3", "clip_fraction", "explained_variance", "entropy", "beta", "epsilon", "stepsize",
-    "update_norm", "policy_loss", "value_loss", "std",
-)  # fmt: skip
 SETTINGS = {"clip": "epsilon", "kl_adaptive": "kl_target", "kl_fixed": "beta"}  # the number in a variant's name
 PROVENANCE = {
     "commit": "0123456789abcdef" * 2, "dirty": False, "diff": "", "host": "invented", "cpu": "invented", "gpu": None,
@@ -71,7 +68,7 @@ def write_attempt(folder: Path, variant: str, skill: float, rng: np.random.Gener
     steps = {"iteration": np.arange(1, count + 1), "env_steps": HORIZON * np.arange(1, count + 1)}
     unused = {"beta", "epsilon"} - {"kl": {"beta"}, "clip": {"epsilon"}}.get(variant.partition("_")[0], set())
     values = {name: rng.lognormal(-3, 1, count) * (np.nan if name in unused else 1) for name in DIAGNOSTICS}
-    seconds = {name: rng.uniform(0.1, 1, count).round(4) for name in ("environment", "inference", "update")}
+    seconds = {name: rng.uniform(0.1, 1, count).round(4) for name in SPENT}
     clock = {"iteration": steps["iteration"], "unix_time": 1.8e9 + steps["iteration"], "pack_size": 33}
     folder.mkdir(parents=True)
     episodes.to_csv(folder / "episodes.csv", index=False)
@@ -96,7 +93,8 @@ def write_run(runs: Path, attempt: Path, env: str, variant: str, seed: int) -> N
         "env_steps": budget_of(variant),
     }  # fmt: skip
     head = {"run_id": run_id, "code_id": runs.name}
-    done = {"status": "complete", "seed": seed, "attempt": 1, "env_steps": budget_of(variant)}
+    mean = score(pd.read_csv(attempt / "episodes.csv")["return"].to_list())
+    done = {"status": "complete", "seed": seed, "attempt": 1, "env_steps": budget_of(variant), "score": mean}
     for name in ("episodes", "iterations"):
         done[f"{name}_sha256"] = hashlib.sha256((attempt / f"{name}.csv").read_bytes()).hexdigest()
     (folder / "config.json").write_text(json.dumps({**head, "names": {"profile": "ppo1_2017_08"}, "config": config}))

@@ -12,7 +12,9 @@ from analysis.records import RecordError, find_runs
 from experiments.files import as_json
 from experiments.records import schema
 from experiments.records.record import Record, read_done
+from ppo.pack import Pack
 from ppo.refusals import UserError
+from ppo.train import train as learn
 from tests.conftest import named, small_run, train
 
 RUN = small_run(0, 2, "CartPole-v1", profile={"horizon": 64, "minibatch_size": 32})
@@ -41,6 +43,11 @@ def test_a_folder_explains_its_columns_and_keys(folder: Path) -> None:
         assert content(folder / name).keys() <= said[name].keys()
     assert said["format"] == content(folder / "config.json")["format"] == 1
     assert content(folder / "done.json")["status"] in said["status"]
+
+
+def test_what_an_update_measures_has_a_column_each() -> None:
+    pack = Pack([small_run(0, 1)])
+    assert next(iter(learn(pack))).metrics.keys() == schema.DIAGNOSTICS.keys()
 
 
 def test_no_column_has_two_kinds() -> None:
