@@ -187,7 +187,7 @@ class Profile:
             fitting = [m for m in range(1, self.batch + 1) if self.batch % m == 0]
             near = min(fitting, key=lambda m: abs(m - self.minibatch_size))
             raise UserError(
-                f"profile.minibatch_size={self.minibatch_size} does not divide {self.batch_told}; "
+                f"profile.minibatch_size={self.minibatch_size} does not divide {self.batch_in_words}; "
                 f"the nearest that does is {near}"
             )
         alone = self.minibatch_size if (self.standardise, self.value_fit) == ("minibatch", "joint") else self.batch
@@ -213,14 +213,14 @@ class Profile:
         return self.batch * self.rollouts
 
     @property
-    def batch_told(self) -> str:
+    def batch_in_words(self) -> str:
         """The settings that `batch` comes from, for a sentence about them."""
         return f"profile.horizon={self.horizon}" + (f" × profile.actors={self.actors}" if self.actors > 1 else "")
 
     @property
-    def steps_told(self) -> str:
+    def steps_in_words(self) -> str:
         """The settings that `steps` comes from, for a sentence about them."""
-        return self.batch_told + (f" × profile.rollouts={self.rollouts}" if self.rollouts > 1 else "")
+        return self.batch_in_words + (f" × profile.rollouts={self.rollouts}" if self.rollouts > 1 else "")
 
 
 SWITCHES = switches(Profile)
@@ -270,7 +270,7 @@ class RunConfig:
         names_draws(f"seed={self.seed}", self.seed)
         if self.env_steps < self.profile.steps:
             raise UserError(
-                f"env_steps={self.env_steps} is less than one iteration, {self.profile.steps_told}; "
+                f"env_steps={self.env_steps} is less than one iteration, {self.profile.steps_in_words}; "
                 f"ask for at least {self.profile.steps}"
             )
         for name in ATARI_SETTINGS:
