@@ -16,14 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments import identity
 from experiments.choices import names_in
-from experiments.compose import (
-    CONF,
-    WORDS,
-    check_arguments,
-    folder_of,
-    known_keys,
-    resolved_backend,
-)  # fmt: skip
+from experiments.compose import CONF, WORDS, check_arguments, folder_of, known_keys, resolved_backend
 from ppo.config import Profile
 from ppo.learners import OBJECTIVES
 from ppo.refusals import UserError
