@@ -71,7 +71,7 @@ class TestACrash:
 
     def test_a_worker_killed_for_its_memory_is_tried_again(self, tmp_path: Path, pack: PlannedPack) -> None:
         launch = self.frozen(pack, tmp_path)
-        path = Path(launch.head()["code"]) / "experiments" / "cluster" / "worker.py"
+        path = Path(launch.head()["code"]) / "experiments" / "jobs" / "worker.py"
         marker = tmp_path / "killed-once"
         path.write_text(
             path.read_text().replace(
