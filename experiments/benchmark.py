@@ -28,9 +28,10 @@ from omegaconf import DictConfig
 
 from experiments.compose import CONF, NamedRun, check_arguments, check_first, fitted, runs_of
 from experiments.files import as_json
+from experiments.grammar import study_of
 from experiments.identity import code_id
 from experiments.jobs.launch import freeze_launch
-from experiments.manifest import expand, freeze, study_of
+from experiments.manifest import expand, freeze
 from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
 from experiments.status import look, table

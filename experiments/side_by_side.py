@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from experiments.files import read_json
 from experiments.film import ENCODING, Film, check_ending
+from experiments.grammar import picked
 from experiments.jobs.standing import COMPLETE
-from experiments.manifest import picked
 from experiments.status import counts, look, study_folder, told
 from experiments.watch import Agent, Moment, episode, open_environment, say_other_code
 from ppo.refusals import UserError, positive

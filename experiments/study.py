@@ -23,6 +23,7 @@ from rich.console import Console
 from experiments.choices import names_in
 from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
+from experiments.grammar import Study, study_of
 from experiments.identity import code_id
 from experiments.jobs.dry_run import cost, describe, scripts
 from experiments.jobs.launch import Task, freeze_launch
@@ -31,7 +32,7 @@ from experiments.jobs.packs import Calibration, PlannedPack, plan
 from experiments.jobs.site import Slurm
 from experiments.jobs.slurm import Silent, in_queue, site_array_size, submit
 from experiments.jobs.standing import COMPLETE, kept_as_done, runs_in, standings
-from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
+from experiments.manifest import Entry, agreed, expand, freeze
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
 from experiments.status import Waiting, counts, queued, told
@@ -65,7 +66,7 @@ class Request:
 
 def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], own: Path | None) -> Request:
     """The command line as a Request, or one sentence about what does not fit."""
-    study = study_of(cfg)
+    study = study_of(cfg, own)
     name = study_file if cfg.name is None else str(cfg.name)
     typed = [word.partition("=")[2] for word in overrides if key_of(word) == "name"]
     if isinstance(cfg.name, int | float) and name not in typed:
