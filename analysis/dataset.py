@@ -146,6 +146,7 @@ def load(folder: Path) -> Dataset:
         studies.setdefault(study["name"], study)  # of one launched in several ways, the plainest
     study = studies.get(folder.resolve().name, loaded[-1].note["study"])
     absent = absent_cells(runs, study)
+    proofs = [proof for part in loaded for proof in part.note.get("equal_codes", ())]
     note = {
         **loaded[-1].note,
         "sources": sorted({source for part in loaded for source in part.note["sources"]}),
@@ -153,6 +154,8 @@ def load(folder: Path) -> Dataset:
         "studies": list(studies.values()),
         "left_out": {"missing": absent} if absent else {},
     }
+    if proofs:
+        note["equal_codes"] = proofs
     return Dataset(folder, runs, note)
 
 

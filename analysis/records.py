@@ -10,10 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-
-class RecordError(Exception):
-    """What is wrong with the records asked for: one sentence."""
-
+from analysis.refusals import RecordError as RecordError
 
 LARGEST = 1 << 30  # bytes of a file that is read
 LARGEST_JSON = 1 << 24  # bytes of a JSON file

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from experiments.jobs.local import Local, Pool
 from experiments.jobs.packs import Calibration, PlannedPack, plan
 from experiments.jobs.site import Slurm
 from experiments.jobs.slurm import Silent, in_queue, site_array_size, submit
-from experiments.jobs.standing import COMPLETE, kept_as_done, runs_in, standings
+from experiments.jobs.standing import COMPLETE, by_equal_codes, kept_as_done, runs_in, standings
 from experiments.manifest import Entry, agreed, expand, freeze
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.runner import explained
@@ -57,7 +57,7 @@ class Request:
     head: dict[str, Any]  # what every task of a launch must know
     retry: bool
     extend: bool
-    kept: frozenset[str]  # ids of the runs that `parts` holds
+    kept: Mapping[str, str]  # by id, the runs that `parts` holds; see runs_in
 
     @property
     def folder(self) -> Path:
@@ -181,6 +181,8 @@ def queued_runs(request: Request) -> Waiting:
 def missing(request: Request, entries: Sequence[Entry], waiting: Waiting, console: Console) -> list[Entry]:
     """The runs to train now: not finished, not at work or queued elsewhere, and failed ones only if asked for."""
     stands = standings(entries, request.records, code_id())
+    for line in by_equal_codes(kept_as_done(entries, stands, request.kept), code_id()):
+        say(console, line)
     todo, left = [], Counter[str]()
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state in COMPLETE:
