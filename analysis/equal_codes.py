@@ -114,20 +114,17 @@ def folders(runs: Path, code_id: str, proofs: Sequence[Proof]) -> dict[str, Path
 def describe(counts: Mapping[str, int], code_id: str, proofs: Sequence[Proof], cpu: str | None = None) -> list[str]:
     """A sentence for each code that is equal to this one and has trained some runs: how many, and by which proof.
 
-    `counts` are runs by code id; `cpu` is this machine's processor, which is said where no proof is of it.
+    `counts` are runs by code id; `cpu` is this machine's processor, which is said where a proof is of another one.
     """
     said = []
     for other, way in ways(code_id, proofs).items():
         if count := counts.get(other, 0):
-            dates, machines = (
-                " and ".join(dict.fromkeys(words))
-                for words in ([proof.date for proof in way], [proof.machine["cpu"] for proof in way])
-            )
+            dates = " and ".join(dict.fromkeys(proof.date for proof in way))
+            processors = list(dict.fromkeys(proof.machine["cpu"] for proof in way))
             said.append(
                 f"{count} {'run was' if count == 1 else 'runs were'} trained by code {other}, which "
-                f"{'a trace' if len(way) == 1 else 'traces'} of {dates} on {machines} proved equal to code {code_id} "
-                f"({NAME})"
-                + (f"; the processor here is another, {cpu}" if cpu is not None and cpu not in machines else "")
+                f"{'a trace' if len(way) == 1 else 'traces'} of {dates} on {' and '.join(processors)} proved equal to code {code_id} "
+                f"({NAME})" + (f"; the processor here is {cpu}" if cpu is not None and processors != [cpu] else "")
             )
     return said
 

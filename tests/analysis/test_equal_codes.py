@@ -98,9 +98,7 @@ class TestProofs:
             f"code {A} (analysis/equal_codes.jsonl)",
         ]
         (line,) = describe({D: 2}, E, CHAIN, "Zen 5")
-        assert line.endswith(
-            f"on Xeon proved equal to code {E} ({equal_codes.NAME}); the processor here is another, Zen 5"
-        )
+        assert line.endswith(f"on Xeon proved equal to code {E} ({equal_codes.NAME}); the processor here is Zen 5")
         assert [line[:37] for line in describe_all({A: 3, C: 4, B: 4, D: 9, OLD: 99}, CHAIN)] == [
             "3 runs were trained by code aaaaaaaaa",
             "4 runs were trained by code ccccccccc",
@@ -124,6 +122,7 @@ class TestCollected:
             by_code(folder)
         shutil.rmtree(absent)
         unfinish(begun)
+        edit(records / "studies" / "tiny" / "study.json", tables=[])
         arguments = ["tiny", "--records", str(records), "--out", str(tmp_path / "d")]
         assert collect.main(arguments) == 2
         assert "1 partial: " in capsys.readouterr().err
@@ -138,10 +137,8 @@ class TestCollected:
             str(both): code_id(),
         }
         assert found.note["equal_codes"] == [json.loads(EQUAL.line())]
-        for mains in (["report", str(tmp_path / "d")], ["report", "tiny"]):
-            assert report.main([*mains[1:], "--records", str(records), "--out", str(tmp_path / "page")]) == 0
-            assert f"2 runs were {SAID}." in (tmp_path / "page" / "report.md").read_text().replace("\\", "")
-            shutil.rmtree(tmp_path / "page")
+        assert report.main([str(tmp_path / "d"), "--out", str(tmp_path / "page")]) == 0
+        assert f"2 runs were {SAID}." in (tmp_path / "page" / "report.md").read_text().replace("\\", "")
 
     def test_what_an_equal_code_has_not_finished_counts_for_nothing(
         self, records: Path, tmp_path: Path, proofs: Path
