@@ -272,8 +272,9 @@ def against_file(path: Path) -> int:
 
 
 def against_revision(revision: str, recorded: bool) -> int:
-    if recorded:
+    if recorded:  # all that can be refused before the minutes of two traces
         refuse_uncommitted()
+        equal_codes.read()
     with two_sides(revision) as (old, new):
         lines, key, leaking = parse(new.trace)
         code = verdict(parse(old.trace)[0], lines, (old.name, new.name), leaking)
@@ -286,10 +287,7 @@ def against_revision(revision: str, recorded: bool) -> int:
 
 def record(old: Side, new: Side, lines: Lines, key: Mapping[str, str]) -> str:
     """Append the proof that two codes are equal, whose traces both are `lines`; says what was done."""
-    try:
-        known = equal_codes.read()
-    except RecordError as error:
-        raise UserError(str(error)) from error
+    known = equal_codes.read()
     proof = Proof(
         code_ids=(code_id_of(old), code_id_of(new)),
         commits=(old.commit, new.commit),
@@ -304,7 +302,7 @@ def record(old: Side, new: Side, lines: Lines, key: Mapping[str, str]) -> str:
     if before := [each for each in known if {*each.code_ids} == {one, other} and each.machine == proof.machine]:
         return f"recorded already on {before[0].date}: codes {one} and {other} are equal"
     if not proof.is_whole():
-        raise UserError(f"this is not recorded, since it would not be read again: {proof.line().strip()}")
+        raise UserError(f"this proves nothing, and is not recorded: {proof.line().strip()}")
     write_durably(equal_codes.FILE, "".join(each.line() for each in [*known, proof]).encode())
     return f"recorded in {equal_codes.NAME}, to be committed: codes {one} and {other} are equal"
 
@@ -349,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             leaking = leaks(runs, lines, collect) if options.alone else None
             write_durably(options.out, text_of(lines, machine(), leaking).encode())
             return 0
-    except (UserError, OSError) as error:
+    except (UserError, RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interrupted:
