@@ -121,10 +121,11 @@ def describe(counts: Mapping[str, int], code_id: str, proofs: Sequence[Proof], c
         if count := counts.get(other, 0):
             dates = " and ".join(dict.fromkeys(proof.date for proof in way))
             processors = list(dict.fromkeys(proof.machine["cpu"] for proof in way))
+            runs, traces = "run was" if count == 1 else "runs were", "a trace" if len(way) == 1 else "traces"
+            elsewhere = f"; the processor here is {cpu}" if cpu is not None and processors != [cpu] else ""
             said.append(
-                f"{count} {'run was' if count == 1 else 'runs were'} trained by code {other}, which "
-                f"{'a trace' if len(way) == 1 else 'traces'} of {dates} on {' and '.join(processors)} proved equal to code {code_id} "
-                f"({NAME})" + (f"; the processor here is {cpu}" if cpu is not None and processors != [cpu] else "")
+                f"{count} {runs} trained by code {other}, which {traces} of {dates} on {' and '.join(processors)} "
+                f"proved equal to code {code_id} ({NAME}){elsewhere}"
             )
     return said
 

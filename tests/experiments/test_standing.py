@@ -111,11 +111,12 @@ def test_runs_that_an_equal_code_left_in_parts_are_done(study: Path, tmp_path: P
     part = tmp_path / "parts" / "CartPole-v1" / "v.s0-4"
     part.mkdir(parents=True)
     (part / "dataset.json").write_text("{}")
-    ids = [RUNS[3].run_id, RUNS[4].run_id, RUNS[4].run_id, RUNS[0].run_id, RUNS[1].run_id]
-    codes = [OLDER, OLD, OLDER, code_id(), 12 * "0"]
+    ids = [RUNS[number].run_id for number in (3, 4, 4, 0, 0, 1)]
+    codes = [OLDER, OLD, OLDER, code_id(), OLD, 12 * "0"]
     pd.DataFrame({"run_id": ids, "code_id": codes}).to_parquet(part / "runs.parquet")
     kept = runs_in(tmp_path / "parts", code_id())
     assert set(kept) == {RUNS[0].run_id, RUNS[3].run_id, RUNS[4].run_id}
+    assert kept[RUNS[0].run_id] == ""  # this code's own
     shutil.rmtree(tmp_path / "runs" / OLDER)
     stands = kept_as_done(RUNS, standings(RUNS, tmp_path, code_id()), kept)
     assert stands[0] == Standing("done", 4, "score 1.0")
