@@ -34,6 +34,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis import equal_codes
 from analysis.dataset import FILES, RUN_COLUMNS, RUNS, SCHEMA, Note
 from analysis.records import RecordError
 from analysis.sources import datasets, tools
@@ -85,7 +86,8 @@ def listed(kind: str, names: Sequence[str]) -> str:
 
 def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: Note) -> Iterator[Collected]:
     """Every run of the sources, once; what else they tell goes into `note`."""
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
+    name = equal_codes.one_name()
     for source in sources:
         before = sum(map(len, trouble.found.values()))
         given = 0
@@ -94,7 +96,8 @@ def gather(sources: Sequence[str], records: Path, trouble: Trouble, note: Note) 
             if isinstance(run, Broken):
                 trouble.add(run.kind, str(run))
                 continue
-            key, place = run.row["run"], run.row["source"]
+            code, place = run.row["code_id"], run.row["source"]
+            key = (run.row["run_id"], name.get(code, code))
             if run.row["status"] == "partial":
                 trouble.add("partial", f"{place} at env step {run.row['env_steps']}")
             elif key in seen:
@@ -157,6 +160,7 @@ def refuse_mixed(runs: pd.DataFrame) -> None:
     """One variant on one task must be one thing: not two versions of the task, two profiles or two codes."""
     said = runs["config"].map(settings)
     cells = runs.assign(
+        code_id=runs["code_id"].replace(equal_codes.one_name()),
         task=runs["env"].str.replace(r"-v\d+$", "", regex=True),
         settings=said,
         budget=runs["budget"].where(said != "", 0),  # other tools tell where a run ended, not where it should have
@@ -279,6 +283,8 @@ def collect(sources: Sequence[str], records: Path, out: Path, leave_out: Sequenc
         refuse_mixed(runs)
         for kind, names in trouble.left_out().items():  # after those of datasets among the sources
             note["left_out"].setdefault(kind, []).extend(names)
+        if proofs := equal_codes.noted(runs["code_id"]):
+            note["equal_codes"] = proofs
         (new / "dataset.json").write_text(json.dumps(note, indent=1) + "\n")
         if out.exists():
             out.replace(old)
@@ -325,6 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{many(len(runs), 'run')}, {many(int(runs['episodes'].sum()), 'episode')} in {options.out}")
     for kind, names in note["left_out"].items():
         print(f"left out, {listed(kind, names)}")
+    for line in equal_codes.describe_all(runs["code_id"].value_counts().to_dict(), equal_codes.read()):
+        print(line)
     if "gaps" in note:
         print(f"read without some values, {listed('run' + 's' * (len(note['gaps']) > 1), note['gaps'])}")
     if note["numbered"]:

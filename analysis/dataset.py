@@ -102,6 +102,7 @@ class Note(TypedDict):
     studies: NotRequired[list[StudyKept]]
     gaps: NotRequired[list[str]]  # runs that were read without some values
     left_out: dict[str, list[str]]  # names of runs, by kind of trouble
+    equal_codes: NotRequired[list[dict[str, Any]]]  # proofs by which runs of several codes count together
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def load(folder: Path) -> Dataset:
         studies.setdefault(study["name"], study)  # of one launched in several ways, the plainest
     study = studies.get(folder.resolve().name, loaded[-1].note["study"])
     absent = absent_cells(runs, study)
+    proofs = [proof for part in loaded for proof in part.note.get("equal_codes", ())]
     note: Note = {
         **loaded[-1].note,
         "sources": sorted({source for part in loaded for source in part.note["sources"]}),
@@ -178,6 +180,8 @@ def load(folder: Path) -> Dataset:
         "studies": list(studies.values()),
         "left_out": {"missing": absent} if absent else {},
     }
+    if proofs:
+        note["equal_codes"] = proofs
     return Dataset(folder, runs, note)
 
 

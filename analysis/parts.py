@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import pyarrow.parquet as pq
 
+from analysis import equal_codes
 from analysis.bless import compact
 from analysis.collect import refuse_mixed, write
 from analysis.dataset import RUN_COLUMNS, SCHEMA, Note, StudyKept, load, parts_of
@@ -79,7 +80,8 @@ def refuse_other_code(stored: pd.DataFrame, folders: Mapping[str, Path], out: Pa
     """Runs that were trained again by another code than the stored ones': their ids are the same, so they would pass
     for stored already. `folders` by run id."""
     here = stored["run_id"].map({run_id: folder.parent.name for run_id, folder in folders.items()})
-    again = stored[here.notna() & (here != stored["code_id"])]
+    name = equal_codes.one_name()
+    again = stored[here.notna() & (here.replace(name) != stored["code_id"].replace(name))]
     if not again.empty:
         raise RecordError(
             f"{len(again)} runs that code id {here[again.index[0]]} has trained are in {out} as runs of code id "
@@ -106,8 +108,10 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
             waiting += 1
         elif fresh:
             runs = finished((folders[run_id] for run_id in fresh), dict(place.variants))
-            refuse_mixed(pd.concat([stored, pd.DataFrame([run.row for run in runs])]))
-            written.append(write_part(runs, note, out))
+            together = pd.concat([stored, pd.DataFrame([run.row for run in runs])])
+            refuse_mixed(together)
+            proofs = equal_codes.noted(together["code_id"])
+            written.append(write_part(runs, {**note, "equal_codes": proofs} if proofs else note, out))
     return written, waiting
 
 

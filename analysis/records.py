@@ -10,12 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.refusals import RecordError as RecordError
 from experiments.records.schema import Done, Head, newer
-
-
-class RecordError(Exception):
-    """What is wrong with the records asked for: one sentence."""
-
 
 LARGEST = 1 << 30  # bytes of a file that is read
 LARGEST_JSON = 1 << 24  # bytes of a JSON file

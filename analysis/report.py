@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import findings, replicate
+from analysis import equal_codes, findings, replicate
 from analysis.collect import collect
 from analysis.dataset import Dataset, load
 from analysis.figures import kinds, style
@@ -104,7 +104,14 @@ def doubts(results: Results) -> list[str]:
         "them.": numbered,
         f"Several simulators or kinds of numerics: {', '.join(ways(results))}.": len(ways(results)) > 1,
     }
-    return [sentence for sentence, holds in told.items() if holds]
+    return [sentence for sentence, holds in told.items() if holds] + codes_joined(results)
+
+
+def codes_joined(results: Results) -> list[str]:
+    """Which codes trained the runs, where a proof in the dataset's note says that they are equal."""
+    noted = results.dataset.note.get("equal_codes", [])
+    proofs = [equal_codes.proof_of(proof, f"{results.dataset.folder}/dataset.json") for proof in noted]
+    return [f"{line}." for line in equal_codes.describe_all(results.runs["code_id"].value_counts().to_dict(), proofs)]
 
 
 def faults(results: Results) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import equal_codes, statistics
 from analysis.records import RecordError
 from analysis.statistics import LEVEL, RESAMPLES, Array, Interval, Scores, mean, resample
 
@@ -46,7 +46,8 @@ def one_kind(runs: pd.DataFrame, **chosen: str | None) -> pd.DataFrame:
     """A dataset's runs with the chosen profile, code_id, …; without a choice there must be only one."""
     for column, choice in chosen.items():
         kept = runs if choice is None else runs[runs[column] == choice]
-        if kept[column].nunique() != 1:
+        same = equal_codes.one_name() if column == "code_id" else {}
+        if kept[column].replace(same).nunique() != 1:
             raise RecordError(f"choose one {column} of {', '.join(sorted(runs[column].unique())) or 'no runs at all'}")
         runs = kept
     return runs

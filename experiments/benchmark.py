@@ -28,10 +28,11 @@ from omegaconf import DictConfig
 
 from experiments.compose import CONF, NamedRun, fitted, runs_of
 from experiments.files import as_json
+from experiments.grammar import study_of
 from experiments.identity import code_id
 from experiments.jobs.launch import LaunchTerms, freeze_launch
 from experiments.jobs.survey import look
-from experiments.manifest import expand, freeze, study_of
+from experiments.manifest import expand, freeze
 from experiments.records.record import Record
 from experiments.runner import Watcher, train_runs
 from experiments.status import table

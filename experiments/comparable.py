@@ -17,8 +17,9 @@ from analysis.baseline import FOLDER, NUMERICS, SIMULATORS, differences, read_ba
 from analysis.records import RecordError
 from experiments.commands import command
 from experiments.compose import CONF, check_arguments
+from experiments.grammar import study_of
 from experiments.identity import package_version
-from experiments.manifest import expand, study_of
+from experiments.manifest import expand
 from ppo.refusals import UserError
 
 

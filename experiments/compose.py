@@ -272,7 +272,9 @@ WORDS = {
 }
 """Other libraries' words for our keys."""
 
-STUDY_PARTS = ("environments", "variants", "seeds", "env_steps", "profile", "tables", "figures")
+STUDY_PARTS = ("environments", "settings", "bases", "variants", "alone", "seeds", "env_steps", "profile",
+               "tables", "figures")  # fmt: skip
+"""What a file of conf/study may say; see experiments.grammar."""
 
 
 def brought(group: str, choice: str, known: Sequence[str]) -> str:

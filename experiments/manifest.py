@@ -1,6 +1,6 @@
 """A study's grid, expanded once and frozen: one line per run, each a resolved config with its id.
 
-    conf/study/NAME.yaml × command line ──compose once per (variant, environment)──▶ studies/NAME/manifest.jsonl
+    study × command line ──compose once per (variant, environment)──▶ studies/NAME/manifest.jsonl
 
 Everything later speaks in run ids and never composes again. A relaunch that expands differently is refused with the
 difference, unless the manifest may grow.
@@ -16,44 +16,18 @@ from typing import Any
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.choices import keys_set
-from experiments.compose import (
-    CONF,
-    STUDY_PARTS,
-    NamedRun,
-    build,
-    check_arguments,
-    check_grammar,
-    fitted,
-    key_of,
-    runs_of,
-)
+from experiments.compose import CONF, NamedRun, build, check_arguments, fitted, key_of, runs_of
 from experiments.files import read_lines, write_durably
+from experiments.grammar import LAUNCH_KEYS, Study
 from experiments.identity import run_id, slug
 from ppo.config import Algo, Env, Profile, RunConfig
-from ppo.refusals import UserError, near_matches
-
-LAUNCH_KEYS = ("study", "cluster", "tracking", "name", "variants", "environments", "dry_run", "retry", "extend",
-               "parts", "records", "checkpoint_seconds")  # fmt: skip
-"""Of the command line: they say where and how, the others what."""
+from ppo.refusals import UserError
 
 DIFFERENCES_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Study:
-    """conf/study: a named grid of runs, and the tables and figures made from it."""
-
-    environments: tuple[str, ...]
-    variants: Mapping[str, tuple[str, ...]]  # name → overrides, such as ("algo=clip", "algo.epsilon=0.2")
-    seeds: tuple[int, ...]
-    env_steps: int
-    profile: str | None = None
-    tables: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,89 +46,6 @@ class Entry:
     def line(self) -> str:
         head = {"run_id": self.run_id, "variant": self.variant, "env": self.env}
         return json.dumps({**head, "names": dict(self.run.names), "config": asdict(self.run.config)}, allow_nan=False)
-
-
-def study_of(cfg: DictConfig) -> Study:
-    """The study asked for, cut down to the variants and environments chosen."""
-    try:
-        plain: Any = OmegaConf.to_container(cfg.study, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"study: {str(error).splitlines()[0]}") from error
-    if not isinstance(plain, dict):
-        raise UserError("a study needs variants, environments, seeds and env_steps")
-    for name in plain:
-        if name not in STUDY_PARTS:
-            raise UserError(f"study.{name} is not a part of a study{near_matches(str(name), STUDY_PARTS)}")
-    for name in ("environments", "variants", "seeds", "env_steps"):
-        if not plain.get(name):
-            raise UserError(f"study.{name} is not set; a study needs variants, environments, seeds and env_steps")
-    if not isinstance(plain["variants"], dict):
-        raise UserError("study.variants should name what each variant sets, such as clip_0.2: [algo=clip]")
-    variants = {variant_name(name): said_by(name, overrides) for name, overrides in plain["variants"].items()}
-    environments = words("environments", plain["environments"])
-    chosen = picked("variants", cfg.variants, list(variants))
-    return Study(
-        environments=picked("environments", cfg.environments, environments),
-        variants={name: variants[name] for name in chosen},
-        seeds=distinct("study.seeds", [fitted("study.seeds", seed, int) for seed in a_list("seeds", plain["seeds"])]),
-        env_steps=fitted("study.env_steps", plain["env_steps"], int),
-        profile=None if plain.get("profile") is None else fitted("study.profile", plain["profile"], str),
-        tables=words("tables", plain.get("tables") or []),
-        figures=words("figures", plain.get("figures") or []),
-    )
-
-
-def variant_name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise UserError(f'study.variants: YAML does not read the name {name} as text; write "{name}"')
-    if not name or name != name.strip() or not name.isprintable():
-        raise UserError(f"study.variants: {name!r} is no name; begin and end it with a visible character, on one line")
-    return name
-
-
-def said_by(name: str, overrides: Any) -> tuple[str, ...]:
-    """A variant's settings, each one key=value that a variant may set."""
-    where = f"study.variants.{name}"
-    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-        raise UserError(f"{where}={overrides} should be a list of settings, such as [algo=clip, algo.epsilon=0.2]")
-    for override in overrides:
-        if override.startswith("-"):
-            raise UserError(f"{where}: {override} is not a setting; write key=value")
-        check_grammar(override)
-        if (key := key_of(override)) == "env" or key.partition(".")[0] in LAUNCH_KEYS:
-            raise UserError(f"{where}: {override} is not for one variant; say it once for the study or the command")
-    distinct(where, list(map(key_of, overrides)))
-    return tuple(overrides)
-
-
-def a_list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise UserError(f"study.{name}={value} should be a list, such as {name}: [{value}]")
-    return value
-
-
-def words(name: str, value: Any) -> tuple[str, ...]:
-    return distinct(f"study.{name}", [fitted(f"study.{name}", word, str) for word in a_list(name, value)])
-
-
-def distinct(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
-        raise UserError(f"{name}: {twice[0]} stands there twice; drop one of them")
-    return tuple(values)
-
-
-def picked(what: str, wanted: Any, known: Sequence[str]) -> tuple[str, ...]:
-    """All of `known`, or the ones wanted, in the study's order."""
-    if wanted is None:
-        return tuple(known)
-    names = [str(name) for name in (wanted if OmegaConf.is_list(wanted) else [wanted])]
-    if not names:
-        raise UserError(f"{what}=[] picks nothing; the study has {', '.join(known)}")
-    for name in names:
-        if name not in known:
-            hint = near_matches(name, known) or f"; it has {', '.join(known)}"
-            raise UserError(f"{what}: the study has no {name}{hint}")
-    return tuple(name for name in known if name in names)
 
 
 def expand(study: Study, overrides: Sequence[str], own: Path | None = None) -> list[Entry]:

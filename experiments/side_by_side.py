@@ -19,9 +19,9 @@ from experiments.agent import Agent, Moment, episode, open_environment, say_othe
 from experiments.commands import command
 from experiments.files import read_json
 from experiments.film import ENCODING, Film, check_ending
+from experiments.grammar import picked
 from experiments.jobs.standing import COMPLETE
 from experiments.jobs.survey import counts, look, study_folder, summarise
-from experiments.manifest import picked
 from ppo.refusals import UserError, positive
 
 PANEL, GAP, LINE, MOST_COLUMNS = 198, 8, 18, 4  # pixels, pixels, pixels, panels: README pages are 830 pixels wide
@@ -53,10 +53,11 @@ def agents_of(study: str, records: Path, env: str, seed: int) -> dict[str, Agent
     if any(stand.state not in COMPLETE for _, stand in stands):
         numbers = summarise(counts(stand for _, stand in stands))
         raise UserError(f"{study} has unfinished runs on {env}, seed {seed}: {numbers}; film it when all are done")
-    runs = records / "runs" / read_json(folder / "study.json")["code_id"]
-    if kept := [entry.folder_name for entry, _ in stands if not (runs / entry.folder_name / "done.json").exists()]:
+    own = read_json(folder / "study.json")["code_id"]
+    runs = {entry.variant: records / "runs" / (stand.code or own) / entry.folder_name for entry, stand in stands}
+    if kept := [run.name for run in runs.values() if not (run / "done.json").exists()]:
         raise UserError(f"only parts hold {', '.join(kept)}, and parts hold no networks; train them without parts=")
-    agents = {entry.variant: Agent(runs / entry.folder_name) for entry, _ in stands}
+    agents = {variant: Agent(run) for variant, run in runs.items()}
     if len(tasks := sorted({agent.run.env.id for agent in agents.values()})) > 1:
         raise UserError(f"{study} has different tasks under the name {env}: {', '.join(tasks)}")
     return agents

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from experiments.choices import names_in
 from experiments.commands import leave, typed
 from experiments.compose import CONF, build, fitted, folder_of, key_of, own_folder
 from experiments.files import as_json, write_durably
+from experiments.grammar import Study, study_of
 from experiments.identity import code_id
 from experiments.jobs.dry_run import cost, describe, scripts
 from experiments.jobs.launch import LaunchTerms, Task, freeze_launch
@@ -30,9 +31,9 @@ from experiments.jobs.local import Local, Pool
 from experiments.jobs.packs import Calibration, PlannedPack, plan
 from experiments.jobs.site import Slurm
 from experiments.jobs.slurm import Silent, in_queue, site_array_size, submit
-from experiments.jobs.standing import COMPLETE, kept_as_done, runs_in, standings
+from experiments.jobs.standing import COMPLETE, by_equal_codes, kept_as_done, runs_in, standings
 from experiments.jobs.survey import Waiting, counts, queued, summarise
-from experiments.manifest import Entry, Study, agreed, expand, freeze, study_of
+from experiments.manifest import Entry, agreed, expand, freeze
 from experiments.records.claims import Heartbeat, Taken, claim_all
 from experiments.records.schema import StudyNote
 from experiments.runner import explained
@@ -57,7 +58,7 @@ class Request:
     head: LaunchTerms
     retry: bool
     extend: bool
-    kept: frozenset[str]  # ids of the runs that `parts` holds
+    kept: Mapping[str, str]  # by id, the runs that `parts` holds; see runs_in
 
     @property
     def folder(self) -> Path:
@@ -66,7 +67,7 @@ class Request:
 
 def request_of(cfg: DictConfig, study_file: str, overrides: Sequence[str], own: Path | None) -> Request:
     """The command line as a Request, or one sentence about what does not fit."""
-    study = study_of(cfg)
+    study = study_of(cfg, own)
     name = study_file if cfg.name is None else str(cfg.name)
     typed = [word.partition("=")[2] for word in overrides if key_of(word) == "name"]
     if isinstance(cfg.name, int | float) and name not in typed:
@@ -186,6 +187,8 @@ def queued_runs(request: Request) -> Waiting:
 def missing(request: Request, entries: Sequence[Entry], waiting: Waiting, console: Console) -> list[Entry]:
     """The runs to train now: not finished, not at work or queued elsewhere, and failed ones only if asked for."""
     stands = standings(entries, request.records, code_id())
+    for line in by_equal_codes(kept_as_done(entries, stands, request.kept), code_id()):
+        say(console, line)
     todo, left = [], Counter[str]()
     for entry, stand in zip(entries, stands, strict=True):
         if stand.state in COMPLETE:

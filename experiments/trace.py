@@ -1,6 +1,7 @@
 """The exact trace: every bit of a few iterations of everything, in seconds, so that a refactor can show it moved none.
 
 python -m experiments.trace --against REV    # REV and the present code, each in a checkout of its own
+python -m experiments.trace --against REV --record    # and if they are the same: their finished runs count together
 python -m experiments.trace --out FILE       # write the trace of this code
 python -m experiments.trace --with FILE      # compare this code with a stored trace of this machine
 
@@ -15,6 +16,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ import numpy as np
 import torch
 
 import ppo
+from analysis import equal_codes
+from analysis.equal_codes import Proof
+from analysis.refusals import RecordError
 from experiments.commands import command
 from experiments.compose import CONF
 from experiments.files import write_durably
@@ -31,7 +36,7 @@ from experiments.independence import leaks
 from experiments.profiles import Sheet, read
 from experiments.records.provenance import cpu_model
 from experiments.runner import Interrupted, Interrupts
-from experiments.trace_sides import Lines, compare, packs_of, runs_of, two_sides
+from experiments.trace_sides import Lines, Side, code_id_of, compare, packs_of, refuse_uncommitted, runs_of, two_sides
 from ppo.config import SWITCHES, Algo, Env, RunConfig
 from ppo.environments import Environments
 from ppo.learners import OBJECTIVES
@@ -245,14 +250,18 @@ def machine() -> dict[str, str]:
 
 
 def text_of(lines: Lines, key: Mapping[str, str], leaking: Sequence[str] | None = None) -> str:
-    """A head with `key`, `leaking` where it was looked for and a digest of everything, then a line of JSON per run and
-    iteration, sorted."""
-    body = "".join(
+    """A head with `key`, `leaking` where it was looked for and a digest of everything, then the body."""
+    body = body_of(lines)
+    head = {"key": dict(key)} | ({} if leaking is None else {"leaks": list(leaking)})
+    return json.dumps({**head, "sha256": seal(head, body)}) + "\n" + body
+
+
+def body_of(lines: Lines) -> str:
+    """A line of JSON per run and iteration, sorted."""
+    return "".join(
         json.dumps({"run": run, "iteration": number, "quantities": dict(sorted(quantities.items()))}) + "\n"
         for (run, number), quantities in sorted(lines.items())
     )
-    head = {"key": dict(key)} | ({} if leaking is None else {"leaks": list(leaking)})
-    return json.dumps({**head, "sha256": seal(head, body)}) + "\n" + body
 
 
 def seal(head: Mapping[str, Any], body: str) -> str:
@@ -290,10 +299,40 @@ def against_file(path: Path) -> int:
     return verdict(stored, lines, (str(path), "this code"), leaks(runs, lines, collect))
 
 
-def against_revision(revision: str) -> int:
-    with two_sides(revision) as ((there, old), (here, new)):
-        lines, _, leaking = parse(new)
-        return verdict(parse(old)[0], lines, (there, here), leaking)
+def against_revision(revision: str, recorded: bool) -> int:
+    if recorded:  # all that can be refused before the minutes of two traces
+        refuse_uncommitted()
+        equal_codes.read()
+    with two_sides(revision) as (old, new):
+        lines, key, leaking = parse(new.trace)
+        code = verdict(parse(old.trace)[0], lines, (old.name, new.name), leaking)
+        if recorded and code == 0:
+            print(record(old, new, lines, key))
+        elif recorded:
+            print("nothing was recorded, for only codes that are the same in everything count together")
+        return code
+
+
+def record(old: Side, new: Side, lines: Lines, key: Mapping[str, str]) -> str:
+    """Append the proof that two codes are equal, whose traces both are `lines`; says what was done."""
+    known = equal_codes.read()
+    proof = Proof(
+        code_ids=(code_id_of(old), code_id_of(new)),
+        commits=(old.commit, new.commit),
+        runs=len(runs_of(lines)),
+        sha256=hashlib.sha256(body_of(lines).encode()).hexdigest(),
+        machine=dict(key),
+        date=datetime.now(UTC).date().isoformat(),
+    )
+    one, other = proof.code_ids
+    if one == other:
+        return f"nothing to record: both have code id {one}"
+    if before := [each for each in known if {*each.code_ids} == {one, other} and each.machine == proof.machine]:
+        return f"recorded already on {before[0].date}: codes {one} and {other} are equal"
+    if not proof.is_whole():
+        raise UserError(f"this proves nothing, and is not recorded: {proof.line().strip()}")
+    write_durably(equal_codes.FILE, "".join(each.line() for each in [*known, proof]).encode())
+    return f"recorded in {equal_codes.NAME}, to be committed: codes {one} and {other} are equal"
 
 
 def verdict(there: Lines, here: Lines, names: tuple[str, str], leaking: Sequence[str]) -> int:
@@ -313,20 +352,23 @@ def check_imports() -> None:
         raise UserError(f"{Path.cwd()} should be traced, but Python imports {own} and {package}; check PYTHONPATH")
 
 
-@command(UserError, OSError)
+@command(UserError, RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.trace", description="Has a refactor moved a bit?")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--against", metavar="REV", help="compare with a commit, branch or tag of this repository")
     what.add_argument("--with", metavar="FILE", type=Path, dest="stored", help="compare with a stored trace")
     what.add_argument("--out", metavar="FILE", type=Path, help="write the trace of this code")
+    parser.add_argument("--record", action="store_true", help="of --against: if all is the same, let it be known")
     parser.add_argument("--alone", action="store_true", help="of --out: look for leaks between runs too")
     options = parser.parse_args(arguments)
     try:
         with Interrupts():
             check_imports()
             if options.against is not None:
-                return against_revision(options.against)
+                return against_revision(options.against, options.record)
+            if options.record:
+                raise UserError("--record goes with --against, which knows the commits of both codes")
             if options.stored is not None:
                 return against_file(options.stored)
             runs = everything()

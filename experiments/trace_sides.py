@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -32,6 +33,16 @@ TRACED = ("ppo", "experiments", "conf")
 
 GIT_OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 """Set where a hook runs this; a worktree made under them would write into the index being committed."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A code, and its trace of itself."""
+
+    name: str  # for people
+    commit: str
+    tree: Path  # where it is checked out, for now
+    trace: Path
 
 
 def compare(there: Lines, here: Lines, names: tuple[str, str]) -> list[str]:
@@ -96,8 +107,8 @@ def lacking(one: Lines, other: Lines) -> list[str]:
 
 
 @contextmanager
-def two_sides(revision: str) -> Iterator[list[tuple[str, Path]]]:
-    """A name and a trace, in a file of a temporary folder, for `revision` and for the present code, made side by side.
+def two_sides(revision: str) -> Iterator[tuple[Side, Side]]:
+    """`revision` and the present code, whose traces, in files of a temporary folder, are made side by side.
 
     The present code is a clean checkout too, or the working tree as it is where it has uncommitted changes. Raises
     UserError where there is no such revision, no repository, or code that cannot be traced.
@@ -114,17 +125,18 @@ def two_sides(revision: str) -> Iterator[list[tuple[str, Path]]]:
             here, present = ROOT, "the working tree with uncommitted changes"
         else:
             here, present = stack.enter_context(checkout(head)), f"the present commit {head[:7]}"
-        names = (f"{revision} ({commit[:7]})", present)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trace-")))
-        files = (folder / "there", folder / "here")
-        sides = zip((there, here), files, ([], ["--alone"]), strict=True)  # older code knows no --alone
-        started = [stack.enter_context(tracing(*side)) for side in sides]
-        for process, name in zip(started, names, strict=True):
+        old = Side(f"{revision} ({commit[:7]})", commit, there, folder / "there")
+        new = Side(present, head, here, folder / "here")
+        started = [  # older code knows no --alone
+            (stack.enter_context(tracing(side, options)), side) for side, options in ((old, []), (new, ["--alone"]))
+        ]
+        for process, side in started:
             _, words = process.communicate()
             if process.returncode:
                 last = (words.splitlines() or [f"exit code {process.returncode}"])[-1]
-                raise UserError(f"{name} cannot be traced: {last.removeprefix('error: ')}")
-        yield list(zip(names, files, strict=True))
+                raise UserError(f"{side.name} cannot be traced: {last.removeprefix('error: ')}")
+        yield old, new
 
 
 @contextmanager
@@ -142,13 +154,12 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 @contextmanager
-def tracing(tree: Path, file: Path, options: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
-    """The code of `tree`, tracing itself into `file`; stopped when left early."""
-    path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
+def tracing(side: Side, options: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
+    """A code, tracing itself; stopped when left early."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.trace", "--out", str(file), *options],
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-m", "experiments.trace", "--out", str(side.trace), *options],
+        cwd=side.tree,
+        env=importing(side.tree),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -158,6 +169,29 @@ def tracing(tree: Path, file: Path, options: Sequence[str]) -> Iterator["subproc
             yield process
         finally:
             process.kill()
+
+
+def importing(tree: Path) -> dict[str, str]:
+    """This process's environment, for one that imports the code of `tree`."""
+    path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def code_id_of(side: Side) -> str:
+    """As that code reckons it: under this id its runs are found."""
+    asked = [sys.executable, "-c", "from experiments.identity import code_id; print(code_id())"]
+    done = subprocess.run(asked, cwd=side.tree, env=importing(side.tree), capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{side.name} does not say its code id: {(done.stderr.splitlines() or ['no words'])[-1]}")
+    return done.stdout.strip()
+
+
+def refuse_uncommitted() -> None:
+    """UserError unless what is traced is all of one commit, so that a proof can name it."""
+    if changed := git("status", "--porcelain", "--", *TRACED):
+        raise UserError(
+            f"--record is for commits, and {changed.splitlines()[0].split()[-1]} has uncommitted changes; commit first"
+        )
 
 
 def commit_of(revision: str) -> str:

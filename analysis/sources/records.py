@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from analysis import equal_codes
 from analysis.dataset import RUNS, StudyKept
 from analysis.records import LARGEST_JSON, UNREADABLE, RecordError, attempts_with, read_json, read_whole, variant_of
 from experiments.records.schema import (
@@ -83,12 +84,12 @@ def place_of(source: str, records: Path) -> Place:
 
 
 def place_of_study(study: Path) -> Place:
-    """The runs of its manifest, trained by the code that the study command was last given under."""
+    """The runs of its manifest, trained by the code that the study command was last given under, or an equal one."""
     try:
         lines = [json.loads(line) for line in read_whole(study / "manifest.jsonl").splitlines()]
         written: StudyNote = read_json(study / "study.json")
-        runs = study.parent.parent / "runs" / written["code_id"]
-        there = {path.name.rpartition("-")[2]: path for path in runs.glob("*")}
+        found = equal_codes.folders(study.parent.parent / "runs", written["code_id"], equal_codes.read())
+        there = {name.rpartition("-")[2]: path for name, path in found.items()}
         absent = [line for line in lines if line["run_id"] not in there]
         return Place(
             folders=[there[line["run_id"]] for line in lines if line["run_id"] in there],

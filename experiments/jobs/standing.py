@@ -3,15 +3,19 @@
 import os
 import socket
 import time
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from analysis import equal_codes
+from analysis.refusals import RecordError
 from experiments.files import numbered_in, read_json
 from experiments.manifest import Entry
 from experiments.records.claims import HEARTBEAT_SECONDS, boot_id, process_start, read_owner
+from experiments.records.provenance import cpu_model
 from experiments.records.schema import COLUMNS, FINISHED, Done
 from ppo.config import RunConfig
 from ppo.refusals import UserError
@@ -27,36 +31,57 @@ class Standing:
     iteration: int = 0
     note: str = ""  # running: who and where; failed: the line of its error; missing, stopped: why; done: its score
     steps_per_second: float = 0.0  # of the run's whole pack, while it runs
+    code: str = ""  # the id of the code that has finished it, where that is another one, proved equal
 
 
 def standings(entries: Sequence[Entry], records: Path, code_id: str) -> list[Standing]:
-    """One per run, in order. `code_id` says whose runs are meant."""
-    runs = records / "runs" / code_id
-    there = {path.name for path in runs.iterdir()} if runs.is_dir() else set()
-    now = file_system_time(runs) if there else 0.0
-    return [
-        standing(runs / entry.folder_name, entry.run.config, now) if entry.folder_name in there else Standing("missing")
-        for entry in entries
-    ]
+    """One per run, in order. `code_id` says whose runs are meant; what only an equal code has finished is done too."""
+    runs = records / "runs"
+    there = equal_codes.folders(runs, code_id, proofs())
+    now = file_system_time(runs / code_id) if there else 0.0
+    found = []
+    for entry in entries:
+        if (folder := there.get(entry.folder_name)) is None:
+            found.append(Standing("missing"))
+        else:
+            code = "" if folder.parent.name == code_id else folder.parent.name
+            found.append(replace(standing(folder, entry.run.config, now), code=code))
+    return found
 
 
-def runs_in(parts: Path | None, code_id: str) -> frozenset[str]:
-    """Ids of the runs that parts of a dataset hold, trained by this very code; a refusal where there are no parts."""
+def proofs() -> list[equal_codes.Proof]:
+    try:
+        return equal_codes.read()
+    except RecordError as error:
+        raise UserError(str(error)) from error
+
+
+def by_equal_codes(stands: Iterable[Standing], code_id: str) -> list[str]:
+    """A line for each other code that has trained some of these runs, with what proved it equal to `code_id`."""
+    counts = Counter(stand.code for stand in stands if stand.code)
+    return equal_codes.describe(counts, code_id, proofs(), cpu_model()) if counts else []
+
+
+def runs_in(parts: Path | None, code_id: str) -> Mapping[str, str]:
+    """Ids of the runs that parts of a dataset hold, trained by this code, or by an equal one, whose id stands behind
+    them; a refusal where there are no parts."""
     if parts is None:
-        return frozenset()
+        return {}
     from analysis.dataset import parts_of  # pandas takes a while, and few studies have parts
 
     if (found := parts_of(parts)) == [parts]:
         raise UserError(f"parts={parts}: there are no parts of a dataset there; python -m analysis.parts writes them")
     tables = [pq.read_table(part / "runs.parquet", columns=["run_id", "code_id"]) for part in found]
     pairs = [(run["run_id"], run["code_id"]) for table in tables for run in table.to_pylist()]
-    return frozenset(run for run, code in pairs if code == code_id)
+    own = {run: "" for run, code in pairs if code == code_id}
+    equal = equal_codes.ways(code_id, proofs())
+    return {run: code for run, code in pairs if code in equal} | own
 
 
-def kept_as_done(entries: Sequence[Entry], stands: Sequence[Standing], kept: Set[str]) -> list[Standing]:
+def kept_as_done(entries: Sequence[Entry], stands: Sequence[Standing], kept: Mapping[str, str]) -> list[Standing]:
     """Standings in which runs that parts hold are done, unless their folders here are whole and say more."""
     return [
-        Standing("done", entry.run.config.iterations, "in the parts")
+        Standing("done", entry.run.config.iterations, "in the parts", code=kept[entry.run_id])
         if entry.run_id in kept and stand.state not in COMPLETE
         else stand
         for entry, stand in zip(entries, stands, strict=True)

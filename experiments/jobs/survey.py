@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.files import read_json
 from experiments.jobs.launch import Launch, launches_of
 from experiments.jobs.slurm import Queued, Silent, in_queue
-from experiments.jobs.standing import COMPLETE, Standing, kept_as_done, runs_in, standings
+from experiments.jobs.standing import COMPLETE, Standing, by_equal_codes, kept_as_done, runs_in, standings
 from experiments.manifest import Entry, read_manifest
 from experiments.records.schema import StudyNote
 from ppo.refusals import UserError, near_matches
@@ -33,7 +33,7 @@ def study_folder(name: str, records: Path) -> Path:
 def look(
     study: Path,
     asked: Callable[[Path, str], Waiting] = in_queue,
-    held: Callable[[Path | None, str], Set[str]] = runs_in,
+    held: Callable[[Path | None, str], Mapping[str, str]] = runs_in,
 ) -> list[tuple[Entry, Standing]]:
     """Every run of the study and how it stands, the queue and the parts included where there are any."""
     entries = read_manifest(study)
@@ -67,16 +67,18 @@ def look_anyway(study: Path) -> tuple[list[tuple[Entry, Standing]], str]:
             notes.append("squeue does not answer: runs that wait in its queue are shown as missing")
             return {}
 
-    def held(parts: Path | None, code_id: str) -> Set[str]:
+    def held(parts: Path | None, code_id: str) -> Mapping[str, str]:
         try:
             return runs_in(parts, code_id)
         except UserError as error:
             notes.append(
                 f"{error}; until the study command says parts= again, runs that only they hold are shown as missing"
             )
-            return set()
+            return {}
 
-    return look(study, asked, held), "; ".join(notes)
+    stands = look(study, asked, held)
+    notes += by_equal_codes([stand for _, stand in stands], read_json(study / "study.json")["code_id"])
+    return stands, "; ".join(notes)
 
 
 def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:

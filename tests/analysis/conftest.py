@@ -21,8 +21,9 @@ from wandb_server import Run, Server
 from analysis import collect
 from experiments.compose import CONF
 from experiments.files import as_json
+from experiments.grammar import Study
 from experiments.identity import code_id
-from experiments.manifest import Study, expand, freeze
+from experiments.manifest import expand, freeze
 from ppo.config import Algo
 from tests.conftest import small_run, train
 

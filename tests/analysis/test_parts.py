@@ -12,14 +12,16 @@ import pytest
 from hydra import initialize_config_dir
 from invented import write
 
-from analysis import parts, report
+from analysis import equal_codes, parts, report
 from analysis.collect import collect
 from analysis.dataset import absent_cells, load
+from analysis.equal_codes import Proof
 from analysis.gates import QUANTITIES
 from experiments.compose import CONF
 from experiments.files import as_json
+from experiments.grammar import Study
 from experiments.identity import code_id
-from experiments.manifest import Entry, Study, expand, freeze
+from experiments.manifest import Entry, expand, freeze
 from tests.conftest import train
 
 VARIANTS = {"plain": ("algo=unconstrained",), "mine/clip": ("algo=clip",)}
@@ -170,6 +172,20 @@ def test_runs_trained_again_by_another_code_are_refused(
         "is rewritten; give another --out\n"
     )
     assert digests(out) == before
+
+
+def test_parts_of_an_equal_code_are_stored_already_and_the_dataset_names_the_proof(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(equal_codes, "FILE", tmp_path / "equal_codes.jsonl")
+    out, older = tmp_path / "data", "0123456789ab"
+    grown(records, out)
+    of_older_code(out / "CartPole-v1" / "plain.s0-1")
+    proof = Proof((older, code_id()), (40 * "1", 40 * "2"), 342, 64 * "f", {"cpu": "Zen 5"}, "2026-12-01")
+    equal_codes.FILE.write_text(proof.line())
+    train([begin(records, (0, 1))[-1].run.config], records)
+    assert grown(records, out) == (["InvertedPendulum-v4/mine-clip.s0-1"], 0)
+    assert load(out).note["equal_codes"] == [json.loads(proof.line())]
 
 
 def test_cells_of_an_older_code_that_were_not_trained_again_stay(records: Path, tmp_path: Path) -> None:

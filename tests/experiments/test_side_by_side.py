@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+from analysis import equal_codes
+from analysis.equal_codes import Proof
 from experiments import film, side_by_side, watch
 from ppo.refusals import UserError
 from tests.conftest import ROOT
@@ -78,6 +80,23 @@ def lengths(records: Path, task: str, *options: str) -> dict[str, int]:
         agent.enter(env, sample="--sample" in options)
         found[variant] = watch.play(agent, env, 0, 0, None)[1]
     return found
+
+
+def test_agents_of_an_equal_code_play_too(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = 12 * "f"
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    run = run_of(copy, "CartPole-v1", "gae_0")
+    proof = Proof((older, run.parent.name), (40 * "1", 40 * "2"), 342, 64 * "f", {"cpu": "Zen 5"}, "2026-12-01")
+    monkeypatch.setattr(equal_codes, "FILE", tmp_path / "equal_codes.jsonl")
+    equal_codes.FILE.write_text(proof.line())
+    (copy / "runs" / older).mkdir()
+    there = run.rename(copy / "runs" / older / run.name)
+    agents = side_by_side.agents_of("tiny", copy, "cartpole", 0)
+    assert {variant: agent.folder.parent.name for variant, agent in agents.items()} == {
+        "baseline": run.parent.name, "gae_0": older, "gae_0.95": run.parent.name,
+    }  # fmt: skip
+    assert agents["gae_0"].folder == there
 
 
 def pictures(path: Path) -> Iterator[np.ndarray]:

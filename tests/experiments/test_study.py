@@ -18,9 +18,10 @@ from hydra import initialize_config_dir
 
 from experiments.compose import CONF
 from experiments.files import as_json, read_json
+from experiments.grammar import Study
 from experiments.jobs.launch import launches_of
 from experiments.jobs.survey import look
-from experiments.manifest import Entry, Study, expand, freeze, read_manifest
+from experiments.manifest import Entry, expand, freeze, read_manifest
 from experiments.records.provenance import ROOT
 from tests.conftest import promised, train
 

@@ -7,12 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from experiments import trace_sides
+from analysis import equal_codes
+from experiments import trace, trace_sides
+from experiments.identity import code_id
+from experiments.trace_sides import Side
 from tests.conftest import ROOT
 from tests.experiments.test_trace import IN_REPOSITORY, PROFILE, said
 
@@ -27,8 +32,9 @@ def git(folder: Path, *arguments: str) -> str:
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of this checkout with one profile, and nothing of git."""
     folder = tmp_path_factory.mktemp("packages")
-    for name in ("ppo", "experiments", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    other = shutil.ignore_patterns("__pycache__", "baselines", "pictures", "reports")
+    for name in ("ppo", "experiments", "conf", "analysis"):
+        shutil.copytree(ROOT / name, folder / name, ignore=other)
     for path in (folder / "conf" / "profile").glob("*.yaml"):
         if path.stem != PROFILE:
             path.unlink()
@@ -86,6 +92,33 @@ class TestAgainst:
         assert f"and the working tree with uncommitted changes, {IN_REPOSITORY} runs" in words
         assert words.endswith("the same, byte for byte\nevery run is the same alone and beside other seeds\n")
         assert "# eq. 6" in (repository / "ppo" / "objectives.py").read_text()
+
+    def test_what_is_the_same_is_recorded(self, repository: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two real commits and their code ids, and a trace by hand."""
+
+        @contextmanager
+        def tracing(side: Side, options: Any) -> Iterator[Any]:
+            side.trace.write_text(trace.text_of({("a", 0): {"kl": "0.5"}}, {"cpu": "Zen 5"}))
+            yield SimpleNamespace(communicate=lambda: ("", ""), returncode=0)
+
+        monkeypatch.setattr(trace_sides, "tracing", tracing)
+        monkeypatch.setattr(equal_codes, "FILE", repository / "analysis" / "equal_codes.jsonl")
+        plant(
+            repository, "ppo/objectives.py", "    return ratio * advantage\n",
+            "    surrogate = ratio * advantage\n    return surrogate\n",
+        )  # fmt: skip
+        code, words = said(capsys, "--against", "HEAD", "--record")
+        assert (code, words) == (
+            2, "error: --record is for commits, and ppo/objectives.py has uncommitted changes; commit first",
+        )  # fmt: skip
+        git(repository, "commit", "--quiet", "--all", "--message=two lines")
+        code, words = said(capsys, "--against", "HEAD~1", "--record")
+        assert code == 0, words
+        (proof,) = equal_codes.read()
+        assert list(proof.commits) == git(repository, "log", "-2", "--format=%H").split()[::-1]
+        assert proof.code_ids[0] == code_id() != proof.code_ids[1]
+        said(capsys, "--against", "HEAD~1", "--record")
+        assert equal_codes.read() == [proof]
 
     def test_code_that_cannot_be_traced(self, repository: Path, capsys: Any) -> None:
         plant(repository, "conf/profile/ppo1_2017_08.yaml", "gamma: 0.99", "gamma: 99")
