@@ -66,7 +66,7 @@ def write(
     def runs() -> Iterator[Collected]:
         for variant, environment, seed in keys:
             config = configured(variant, environment, seed, env_steps)
-            level = skill[variant, environment] + rng.normal(0, 0.12) if config.algo.learns else 0.0
+            level = skill[variant, environment] + rng.normal(0, 0.12) if config.algo.learner.learns else 0.0
             end = diverged.get((variant, environment, seed))
             episodes = episodes_of(TASKS[environment], level, config.env_steps, end, rng)
             yield Collected(row_of(variant, config, episodes, end), episodes, iterations_of(config, rng))

@@ -58,7 +58,7 @@ def test_the_grid_is_variants_by_environments_by_seeds(expanded: Any) -> None:
 
 def test_table1_is_the_papers_grid() -> None:
     _, entries = asked("table1")
-    learners = [e for e in entries if e.run.config.algo.learns]
+    learners = [e for e in entries if e.run.config.algo.learner.learns]
     assert len(learners) == 11 * 7 * 3
     assert len(entries) == 13 * 7 * 3
     assert {e.run.config.env_steps for e in learners} == {1_000_000}
