@@ -17,6 +17,7 @@ from experiments.identity import code_id
 from experiments.manifest import config_from
 from experiments.records import checkpoint
 from experiments.records.record import read_done, why
+from experiments.records.schema import newer
 from ppo.actor_critic import outgoing
 from ppo.atari import SUFFIX
 from ppo.config import Env
@@ -34,6 +35,8 @@ class Agent:
         self.folder = folder
         try:
             head = read_json(folder / "config.json")
+            if why_not := newer(head):
+                raise UserError(why_not)
             self.identity = {name: head[name] for name in ("run_id", "code_id")}
             # Wherever and however it was trained, it plays here.
             self.run = config_from({**head["config"], "device": "cpu", "numerics": "exact"})

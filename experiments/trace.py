@@ -304,10 +304,10 @@ def against_revision(revision: str, recorded: bool) -> int:
         refuse_uncommitted()
         equal_codes.read()
     with two_sides(revision) as (old, new):
-        lines, key, leaking = parse(new.trace)
-        code = verdict(parse(old.trace)[0], lines, (old.name, new.name), leaking)
+        before, (lines, key, leaking) = parse(old.trace)[0], parse(new.trace)
+        code = verdict(before, lines, (old.name, new.name), leaking)
         if recorded and code == 0:
-            print(record(old, new, lines, key))
+            print(record(old, new, before, key))
         elif recorded:
             print("nothing was recorded, for only codes that are the same in everything count together")
         return code
@@ -336,10 +336,16 @@ def record(old: Side, new: Side, lines: Lines, key: Mapping[str, str]) -> str:
 
 
 def verdict(there: Lines, here: Lines, names: tuple[str, str], leaking: Sequence[str]) -> int:
-    """Say how the two compare, and what leaks `here`; returns the exit code."""
-    print(f"{names[0]} and {names[1]}, {len(runs_of(here))} runs of {ITERATIONS} iterations each:")
-    found = compare(there, here, names)
+    """Say how the two compare, and what leaks `here`; returns the exit code.
+
+    Runs that are traced `here` alone, such as those of a new objective, are no difference: nothing of them moved.
+    """
+    new = sorted(runs_of(here) - runs_of(there)) if runs_of(there) & runs_of(here) else []
+    print(f"{names[0]} and {names[1]}, {len(runs_of(here)) - len(new)} runs of {ITERATIONS} iterations each:")
+    found = compare(there, {line: here[line] for line in here if line[0] not in new}, names)
     print("\n".join(found) or "the same, byte for byte")
+    if new:
+        print(f"{len(new)} runs are traced in {names[1]} alone, so nothing is said of them: {new[0]}, …")
     print("\n".join(f"LEAK: {leak}" for leak in leaking) or "every run is the same alone and beside other seeds")
     return 1 if found or leaking else 0
 

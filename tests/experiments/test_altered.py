@@ -215,3 +215,11 @@ def test_an_owner_without_its_keys_is_nobody(left: str, tmp_path: Path) -> None:
     text = json.dumps(owner() | {"pid": "1"}) if left == "pid as text" else left
     (tmp_path / "owner.json").write_text(text)
     assert live_owners([tmp_path]) == [None]
+
+
+def test_a_run_of_a_later_format_is_not_watched(records: Path) -> None:
+    (folder, *_) = [path.parent for path in records.rglob("done.json")]
+    (folder / "done.json").unlink()
+    changed(folder / "config.json", format=99)
+    with pytest.raises(UserError, match="it has format 99, and this code reads formats up to 1; read it with newer code"):
+        Agent(folder)

@@ -250,6 +250,21 @@ class TestCompare:
             "only in here: the quantity new",
         ]
 
+    def test_runs_that_came_with_the_new_code_are_no_difference_and_are_named(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        one: Lines = {("a", 1): {"kl": "1"}}
+        two: Lines = {**one, ("b", 1): {"kl": "1"}}
+        assert trace.verdict(one, two, NAMES, []) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "there and here, 1 runs of 3 iterations each:",
+            "the same, byte for byte",
+            "1 runs are traced in here alone, so nothing is said of them: b, …",
+            "every run is the same alone and beside other seeds",
+        ]
+        assert trace.verdict(two, one, NAMES, []) == 1, "what is traced no more may hide a change"
+        assert trace.verdict(one, {("b", 1): {"kl": "1"}}, NAMES, []) == 1, "nothing was compared"
+
     @pytest.mark.parametrize(
         ("old", "new", "shown"),
         [

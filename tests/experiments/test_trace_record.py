@@ -96,7 +96,6 @@ def test_proofs_are_appended_and_none_stands_there_twice(recorded: Any, proofs: 
 
 OTHER: Mapping[str, dict[str, Any]] = {
     "another value": {"here": LINES | {("a", 1): {"kl": "0.6"}}},
-    "a run more": {"here": LINES | {("c", 0): {"kl": "0.6"}}},
     "a run less": {"here": {("a", 0): {"kl": "0.0"}}},
     "a quantity more": {"there": LINES | {("a", 1): {"kl": "0.5", "std": "1"}}},
     "a leak": {"leaking": ["a differs beside b"]},
@@ -108,6 +107,13 @@ def test_anything_but_the_same_is_not_recorded(recorded: Any, proofs: Path, what
     code, words = recorded("x = 1", "x = 1 + 0", **OTHER[what])
     assert (code, words) == (1, "nothing was recorded, for only codes that are the same in everything count together")
     assert not proofs.exists()
+
+
+def test_runs_of_the_new_code_alone_are_no_part_of_the_proof(recorded: Any, proofs: Path) -> None:
+    code, words = recorded("x = 1", "x = 1 + 0", here=LINES | {("c", 0): {"kl": "0.6"}})
+    assert code == 0 and words.startswith("recorded in ")
+    (proof,) = equal_codes.read()
+    assert (proof.runs, proof.sha256) == (2, hashlib.sha256(BODY.encode()).hexdigest())
 
 
 def test_one_code_id_needs_no_proof(recorded: Any, proofs: Path) -> None:
