@@ -21,15 +21,18 @@ from experiments.choices import keys_set, names_in, path_of, read
 from experiments.identity import code_id, package_version
 from experiments.tracking.settings import Tracking
 from ppo.atari import SUFFIX
-from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.config import SETTINGS, Algo, Env, Profile, RunConfig
+from ppo.learners import OBJECTIVES
 from ppo.refusals import UserError, near_matches
 
 CONF = Path(__file__).parent.parent / "conf"
 
 NEUTRAL = "neutral"
-"""What config.yaml and benchmark.yaml start from: a profile with every field at its default. Files of conf/profile set
-only what their source says; Hydra takes profile.x=… for any field."""
-ConfigStore.instance().store(NEUTRAL, {"profile": asdict(Profile())})
+"""What config.yaml and benchmark.yaml start from: a profile with every field at its default, an algorithm with every
+setting at its default, mostly null. Files of conf/profile and conf/algo set only what their source says or what their
+objective needs; Hydra takes profile.x=… and algo.x=… for all others too."""
+UNSET = {"profile": asdict(Profile()), "algo": {name: setting.default for name, setting in SETTINGS.items()}}
+ConfigStore.instance().store(NEUTRAL, UNSET)
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,10 @@ def settings_of(group: str, arguments: Sequence[str]) -> list[str]:
     """The keys of the algo or env that `arguments` choose: all there are, where the file of it is not ours."""
     chosen = [argument.partition("=")[2] for argument in arguments if key_of(argument) == group]
     name = chosen[-1] if chosen else str(defaults_of("config")[group])
-    keys = keys_set(group, name, [CONF]) or known_keys("config")
-    return [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
+    keys = keys_set(group, name, [CONF]) or dict.fromkeys(known_keys("config"))
+    names = [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
+    declared = OBJECTIVES.get(str(keys.get("algo.objective")))
+    return list(dict.fromkeys([*names, *(each.name for each in declared.settings)] if declared else names))
 
 
 def own_folder(arguments: Sequence[str]) -> Path | None:

@@ -381,6 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines = collect(runs)
             leaking = leaks(runs, lines, collect) if options.alone else None
             write_durably(options.out, text_of(lines, machine(), leaking).encode())
+            print(f"{options.out}: {len(runs)} runs of {ITERATIONS} iterations each")
             return 0
     except Interrupted as interrupted:
         return 128 + interrupted.signum

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppo.advantages import ESTIMATORS
-from ppo.declarations import Estimator, Objective, Setting, by_name, switch, switches
+from ppo.declarations import Estimator, Objective, Setting, by_name, refuse_taken, switch, switches
 from ppo.learner import Learner
 from ppo.learners import OBJECTIVES, learner_of
 from ppo.networks import CONVOLUTIONS
@@ -61,7 +61,9 @@ class Algo:
                 raise UserError(f"algo.{name} is not set, and {needed[setting]} needs it")
             if setting not in needed and value is not None and setting.default is None:
                 owner = self.advantage if name in ESTIMATOR_SETTINGS else self.objective
-                raise UserError(f"algo.{name}={value} means nothing to {owner}; leave it null")
+                raise UserError(
+                    f"algo.{name}={value} means nothing to {owner}; leave it null, or choose another algo=…"
+                )
             setting.check(value)
 
     @property
@@ -286,6 +288,8 @@ class RunConfig:
     def iterations(self) -> int:
         return self.env_steps // self.profile.steps
 
+
+refuse_taken(SETTINGS, {*SWITCHES, "objective", "advantage"})
 
 PER_RUN = {
     Algo: ("objective", *(name for name, setting in SETTINGS.items() if setting.per_run)),

@@ -119,11 +119,19 @@ class Objective:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", parameters(self.function) if self.function else ())
+        names = [setting.name for setting in self.settings]
+        for what, said in (("label", self.label), *(("adapts", name) for name in self.adapts)):
+            if said is not None and said not in names:
+                raise TypeError(f"objective {self.name}: {what} {said} is none of its settings ({', '.join(names)})")
 
     @property
     def example(self) -> dict[str, float]:
-        """A value of every setting to try it with."""
-        return {setting.name: setting.tries[0] for setting in self.settings if setting.tries}
+        """A value of every setting to try it with. TypeError where a setting has none."""
+        if without := [setting.name for setting in self.settings if not setting.tries]:
+            raise TypeError(
+                f"objective {self.name}: {', '.join(without)} has no tries=(…), two values that traces and tests use"
+            )
+        return {setting.name: setting.tries[0] for setting in self.settings}
 
 
 @cache
@@ -144,3 +152,9 @@ def by_name(settings: Iterable[Setting]) -> dict[str, Setting]:
         if found.setdefault(setting.name, setting) != setting:
             raise TypeError(f"the setting {setting.name} is declared in two ways; share one declaration, or rename one")
     return found
+
+
+def refuse_taken(settings: Iterable[str], names: set[str]) -> None:
+    """Raise TypeError for a setting whose name another field has: one of the two would be read for the other."""
+    if both := sorted(names.intersection(settings)):
+        raise TypeError(f"{', '.join(both)}: a field has this name already; give the setting another one")

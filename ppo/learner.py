@@ -106,5 +106,5 @@ class Uniform(Learner):
 
 def column(runs: Sequence["RunConfig"], name: str) -> np.ndarray:
     """A per-run setting as (R, 1) float64; NaN where a run has none."""
-    values = [getattr(run.algo if hasattr(run.algo, name) else run.profile, name) for run in runs]
+    values = [getattr(run.algo if name in run.algo.known_settings else run.profile, name) for run in runs]
     return np.array([[np.nan if value is None else value] for value in values], dtype=np.float64)

@@ -23,7 +23,7 @@ def choose(name: str, value: Any, choices: Any) -> None:
 
 def finite(name: str, value: float) -> None:
     if not math.isfinite(value):
-        raise UserError(f"{name}={value} is not a finite number; null switches a setting off")
+        raise UserError(f"{name}={value} is not a finite number; null switches a setting off, where it can be off")
 
 
 def positive(name: str, value: float | None, zero: bool = False) -> None:

@@ -284,7 +284,7 @@ class TestCompare:
 class TestStored:
     def test_written_and_compared(self, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
         file = tmp_path / "trace"
-        assert said(capsys, "--out", file) == (0, "")
+        assert said(capsys, "--out", file) == (0, f"{file}: {len(trace.ALGOS)} runs of 3 iterations each\n")
         code, words = said(capsys, "--with", file)
         assert code == 0
         assert words.endswith(

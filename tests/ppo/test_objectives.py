@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppo.declarations import Objective, Setting, by_name
+from ppo.declarations import Objective, Setting, by_name, refuse_taken
 from ppo.losses import check_reads
 from ppo.objectives import adapt_beta, clip, kl_penalty, unconstrained
 from ppo.policies import Gaussian
@@ -155,3 +155,13 @@ def test_a_declaration_that_does_not_hold_is_refused_where_it_stands():
     with pytest.raises(TypeError, match="the setting epsilon is declared in two ways"):
         by_name((shared, Setting("epsilon", "of a run", "above 0", per_run=True)))
     assert by_name((shared, shared)) == {"epsilon": shared}
+    with pytest.raises(TypeError, match=r"objective odd: label eps is none of its settings \(epsilon\)"):
+        Objective("odd", clip, (shared,), label="eps")
+    with pytest.raises(TypeError, match=r"objective odd: adapts beta is none of its settings \(epsilon\)"):
+        Objective("odd", clip, (shared,), adapts=("beta",))
+    with pytest.raises(
+        TypeError, match=r"objective odd: epsilon has no tries=\(…\), two values that traces and tests use"
+    ):
+        _ = Objective("odd", clip, (shared,)).example
+    with pytest.raises(TypeError, match="stepsize: a field has this name already; give the setting another one"):
+        refuse_taken(("epsilon", "stepsize"), {"horizon", "stepsize"})

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from itertools import islice
 
 import gymnasium
 import numpy as np
@@ -14,7 +15,7 @@ from ppo.losses import Batch, surrogate
 from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.rollout import collect
-from ppo.train import train
+from ppo.train import Iteration, train
 from tests.conftest import PROFILES, ROWS, small_run
 
 SIZES = (1, 2, 3, 5, 8, 9, 17)
@@ -89,6 +90,25 @@ def test_every_algorithm_is_pack_equal(algo: Algo, env: str) -> None:
     assert len(set(together.values())) == 5
     for some in (runs[3:4], runs[1:4]):
         assert traces(some) == {run: together[run] for run in some}
+
+
+@pytest.mark.parametrize("algo", ALGOS, ids=lambda algo: f"{algo.objective} {algo.advantage}")
+def test_every_algorithm_goes_on_from_its_state(algo: Algo) -> None:
+    """In the midst of episodes, of a generation, of β's and the stepsize's way."""
+    profile = {"horizon": 64, **ALGOS[algo]}
+    runs = [small_run(seed, 4, "CartPole-v1", algo=algo, profile=profile) for seed in range(2)]
+    whole, parts = Pack(runs), Pack(runs)
+    undisturbed = [said(iteration) for iteration in train(whole)]
+    first = [said(iteration) for iteration in islice(train(parts), 2)]
+    states = [parts.state_dict(row) for row in range(2)]
+    resumed = Pack(runs)
+    resumed.load_state_dicts(states)
+    assert first + [said(iteration) for iteration in train(resumed)] == undisturbed
+    assert torch.equal(resumed.learner.flat, whole.learner.flat)
+
+
+def said(iteration: Iteration) -> str:
+    return repr((iteration.episodes, {name: values.tolist() for name, values in iteration.metrics.items()}))
 
 
 @pytest.mark.parametrize("objective", ["random", "initial"])
