@@ -23,7 +23,6 @@ from analysis.results import Results
 from analysis.tables import markdown
 from experiments.commands import command, typed
 
-
 DOCUMENTS = Path(__file__).with_name("reports")
 
 

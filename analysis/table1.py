@@ -1,5 +1,5 @@
-"""Table 1 in analysis/reports/README.md, from its study's dataset, complete or growing: what stands beside the paper's scores, in
-pictures and words. The same dataset gives the same bytes."""
+"""Table 1 in analysis/reports/README.md, from its study's dataset, complete or growing: what stands beside the paper's
+scores, in pictures and words. The same dataset gives the same bytes."""
 
 from dataclasses import replace
 

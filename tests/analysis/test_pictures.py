@@ -21,7 +21,6 @@ from analysis.documents import END, replaced
 from analysis.figures import gradients, style
 from analysis.records import RecordError
 from analysis.results import Results
-from analysis.tables import markdown
 from experiments.gradients.rungs import RUNGS
 
 ROOT = Path(__file__).parents[2]
