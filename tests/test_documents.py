@@ -266,6 +266,22 @@ def test_quick_commands_run(text: str, capsys: pytest.CaptureFixture[str], monke
     assert capsys.readouterr().out
 
 
+def test_the_rates_of_the_gates_are_the_measured_ones() -> None:
+    planted = ROOT / "tests" / "planted"
+    measured = re.search(
+        r"random baselines: PASS ([\d.]+)%.* of (\d+) gates \(only (\d+) .* at most (\d+)%",
+        (planted / "README.md").read_text(),
+    )
+    assert measured is not None
+    passed, gates, apart, alarms = measured.groups()
+    for page in (ROOT / "README.md", ROOT / "analysis" / "README.md"):
+        words = " ".join(page.read_text().split())
+        assert f"passes {passed} % of {gates} gates; only {apart} of these share no seed" in words
+        assert f"the true rate of false alarms may be up to {alarms} %" in words
+        assert "of twelve bugs planted" in words
+    assert len(list(planted.glob("*.patch"))) == 12
+
+
 def test_every_key_has_a_place() -> None:
     pages = (ROOT / "conf" / "README.md").read_text()
     wide = ("algo.", "profile.")  # lists of their own
