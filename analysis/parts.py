@@ -94,7 +94,7 @@ def grow(study: Path, out: Path) -> tuple[list[Path], int]:
     place = place_of_study(study)
     folders = {path.name.rpartition("-")[2]: path for path in place.folders if (path / "done.json").exists()}
     if (out / "runs").is_dir() or (out / "studies").is_dir():
-        raise RecordError(f"--out {out} is a folder of records, in which nobody finds parts; give a folder of its own")
+        raise RecordError(f"--out {out} is a folder of records, where parts would not be found; give another folder")
     stored = load(out).runs if parts_of(out) != [out] else pd.DataFrame(columns=["run_id", "code_id"])
     refuse_other_code(stored, folders, out)
     assert place.study is not None

@@ -1,6 +1,7 @@
-"""The README's pictures and its section "Table 1", from committed data alone: python -m analysis.pictures
+"""The documents' pictures and tables of results, from committed data alone: python -m analysis.pictures [--write]
 
-Draws analysis/pictures/*.png, the same bytes from the same data, and prints the section; names what has no data yet.
+Draws analysis/pictures/*.png, the same bytes from the same data, and prints the section "Table 1"; names what has no
+data yet. --write puts that section and two tables between their marks in analysis/reports/*.md.
 """
 
 import argparse
@@ -10,14 +11,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import table1
+from analysis import findings, table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load, parts_of
+from analysis.documents import replaced
 from analysis.figures import atari, bootstrapping, figure3, gradients, ladder, pilot, style
+from analysis.pilot import ranked, table
 from analysis.records import RecordError
 from analysis.report import missing
 from analysis.results import Results
+from analysis.tables import markdown
 from experiments.commands import command, typed
+
+DOCUMENTS = Path(__file__).with_name("reports")
 
 
 def said_if_partial(drawing: Callable[[Results], Figure]) -> Callable[[Dataset], Figure]:
@@ -42,6 +48,16 @@ PICTURES: dict[str, tuple[str, Callable[[Dataset], Figure]]] = {
 }
 """By the name of its file: the dataset, a folder in analysis/baselines, and what draws it."""
 
+BLOCKS: dict[str, tuple[str, Callable[[Dataset], str]]] = {
+    "table1": ("README.md", table1.section),
+    "pilot": ("which_implementation.md", lambda dataset: markdown(table(ranked(dataset.runs)))),
+    "paper_match": (
+        "which_implementation.md",
+        lambda dataset: markdown(findings.table1(Results(table1.comparable(dataset)))),
+    ),
+}
+"""By dataset: the document of analysis/reports that shows it, and the Markdown between its marks there."""
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {"bootstrapping": bootstrapping.drawing, "gradients": gradients.drawing}
 """By the name of its file: what draws it from numbers of its own, in analysis/road."""
 
@@ -63,6 +79,17 @@ def absent(baselines: Path) -> list[str]:
     ]
 
 
+def rewritten(documents: Path, baselines: Path) -> dict[Path, str]:
+    """Today's text of each document whose datasets are there."""
+    texts: dict[Path, str] = {}
+    for name, (document, block) in BLOCKS.items():
+        if (dataset := committed(name, baselines)) is not None:
+            path = documents / document
+            text = texts.get(path) or path.read_text()
+            texts[path] = replaced(text, f"<!-- {name}: python -m analysis.pictures --write -->\n", block(dataset))
+    return texts
+
+
 def draw(baselines: Path, out: Path) -> list[Path]:
     """Write every picture that there are data for as a PNG; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
@@ -76,14 +103,18 @@ def draw(baselines: Path, out: Path) -> list[Path]:
 
 @command(RecordError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis.pictures", description="What the README shows.")
+    parser = argparse.ArgumentParser(prog="python -m analysis.pictures", description="What the documents show.")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("pictures"), help="folder of the pictures")
     parser.add_argument("--baselines", type=Path, default=FOLDER, help="where the datasets are stored")
+    parser.add_argument("--write", action="store_true", help="put the tables into analysis/reports/*.md")
     options = parser.parse_args(arguments)
     replication = committed("table1", options.baselines)
     section = "" if replication is None else table1.section(replication)
     written = draw(options.baselines, options.out)
     print(section, end="")
+    if options.write:
+        for path, text in rewritten(DOCUMENTS, options.baselines).items():
+            path.write_text(text)
     print(*absent(options.baselines), *written, sep="\n", file=sys.stderr)
     return 0
 

@@ -1,5 +1,5 @@
-"""Table 1 in the README, from its study's dataset, complete or growing: what stands beside the paper's scores, in
-pictures and words. The same dataset gives the same bytes."""
+"""Table 1 in analysis/reports/README.md, from its study's dataset, complete or growing: what stands beside the paper's
+scores, in pictures and words. The same dataset gives the same bytes."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from analysis.tables import markdown
 
 MEANING = (
     "Mind what is compared: a last tenth of training is not the last 100 episodes. What each number means, and of how "
-    "many seeds, stands in the [report](analysis/reports/table1/report.md)."
+    "many seeds, stands in the [report](table1/report.md)."
 )
 
 
@@ -82,21 +82,21 @@ def fixed_beforehand(dataset: Dataset) -> str:
 
 
 def section(dataset: Dataset) -> str:
-    """The README's section, Markdown."""
+    """The section of analysis/reports/README.md, Markdown."""
     results, everything = Results(comparable(dataset)), Results(dataset)
     theirs = [] if others.others_scores(everything).empty else [markdown(others.in_short(everything)), MEANING]
     parts = [
         "## Table 1",
         *(f"> **Partial.** {line}" for line in lacking(dataset)),
-        "![The paper's Table 1: published scores, ours, and where re-runs would fall](analysis/pictures/table1.png)",
+        "![The paper's Table 1: published scores, ours, and where re-runs would fall](../pictures/table1.png)",
         markdown(findings.table1(results)),
         "\n".join(f"- {line}" for line in filter(None, [*summary(results), fixed_beforehand(results.dataset)])),
         markdown(findings.readings(results)),
-        "![Learning curves of the best setting of each objective](analysis/pictures/curves.png)",
+        "![Learning curves of the best setting of each objective](../pictures/curves.png)",
         f"*{captions.curves(learning(dataset))}*",
         *theirs,
         markdown(provenance(everything)),
         "`python -m analysis.pictures` prints this section and draws its pictures, from "
-        "[analysis/baselines/table1](analysis/baselines/table1) alone.",
+        "[analysis/baselines/table1](../baselines/table1) alone.",
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from analysis.documents import replaced
 from experiments.commands import command
 from experiments.files import write_durably
 from ppo.advantages import ESTIMATORS
@@ -15,7 +16,7 @@ from ppo.declarations import Setting, parameters
 from ppo.learners import LEARNERS
 
 README = Path(__file__).parent.parent / "ppo" / "README.md"
-MARKS = ("<!-- python -m experiments.algorithms --write -->\n", "<!-- end of what it writes -->\n")
+MARK = "<!-- python -m experiments.algorithms --write -->\n"
 
 
 def tables() -> str:
@@ -59,9 +60,7 @@ def said_of(setting: Setting) -> str:
 
 def written(text: str) -> str:
     """The README's text with today's tables between the marks."""
-    before, _, rest = text.partition(MARKS[0])
-    _, mark, after = rest.partition(MARKS[1])
-    return before + MARKS[0] + "\n" + tables() + "\n" + mark + after
+    return replaced(text, MARK, tables())
 
 
 @command()

@@ -115,7 +115,7 @@ def in_files(pieces: Sequence[Path]) -> Held:
         if (attached := path.parent / "files" / "episodes.csv").exists():
             held.attach(attached)
     if damaged and "status" not in held.summary:
-        raise Broken(f"{pieces[-1].parent} has a damaged file, so nobody knows how far the run went")
+        raise Broken(f"{pieces[-1].parent} has a damaged file, so how far the run went is unknown")
     return held
 
 

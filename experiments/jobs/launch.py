@@ -95,7 +95,7 @@ def check_code(head: LaunchHead) -> None:
     if code_id() != head["code_id"]:
         raise UserError(
             f"this launch was made with code id {head['code_id']}, and here it is {code_id()}: a package under it has "
-            "changed; give the study command again, which launches anew"
+            "changed; give the study command again, which launches again"
         )
 
 

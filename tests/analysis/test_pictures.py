@@ -1,4 +1,4 @@
-"""The README's pictures and its section "Table 1": the numbers are the dataset's, and the bytes the same each time."""
+"""The documents' pictures and tables of results: the numbers are the dataset's, and the bytes the same each time."""
 
 import os
 import subprocess
@@ -17,10 +17,10 @@ from scipy import stats
 from analysis import findings, pictures, replicate, statistics, table1
 from analysis.baseline import FOLDER
 from analysis.dataset import Dataset, load
+from analysis.documents import END, replaced
 from analysis.figures import gradients, style
 from analysis.records import RecordError
 from analysis.results import Results
-from analysis.tables import markdown
 from experiments.gradients.rungs import RUNGS
 
 ROOT = Path(__file__).parents[2]
@@ -244,22 +244,30 @@ def test_the_committed_pictures_are_the_committed_data(tmp_path: Path) -> None:
 
 
 @committed
-def test_the_readme_has_the_section_that_is_printed() -> None:
-    assert table1.section(load(FOLDER / "table1")) in (ROOT / "README.md").read_text()
+def test_the_documents_have_the_tables_of_the_committed_data() -> None:
+    texts = pictures.rewritten(pictures.DOCUMENTS, FOLDER)
+    assert {path.name for path in texts} == {"README.md", "which_implementation.md"}
+    for path, text in texts.items():
+        assert path.read_text() == text, f"{path} is of other data: run python -m analysis.pictures --write"
 
 
-def test_the_readme_has_the_table_of_the_exploratory_profile() -> None:
-    found = Results(table1.comparable(load(FOLDER / "paper_match")))
-    assert markdown(findings.table1(found)) in (ROOT / "README.md").read_text()
+def test_a_block_is_written_between_its_marks_and_the_rest_is_kept() -> None:
+    text = f"first\n<!-- mine -->\nold\n{END}last\n<!-- other -->\n{END}"
+    assert replaced(text, "<!-- mine -->\n", "new") == (
+        f"first\n<!-- mine -->\n\nnew\n\n{END}last\n<!-- other -->\n{END}"
+    )
+    for broken in (text.replace("mine", "yours"), text.replace(END, ""), text * 2):
+        with pytest.raises(ValueError, match="the document needs the line <!-- mine -->"):
+            replaced(broken, "<!-- mine -->\n", "new")
 
 
-def test_the_readmes_words_on_table_1_are_of_the_committed_runs() -> None:
-    words = " ".join((ROOT / "README.md").read_text().split())
+def test_the_words_on_table_1_are_of_the_committed_runs() -> None:
+    door, words = (" ".join((folder / "README.md").read_text().split()) for folder in (ROOT, pictures.DOCUMENTS))
     found = Results(load(FOLDER / "table1"))
     rows = findings.table1(found).values.set_index("variant")
     above = (rows["ours"].round(2) - rows["published"]).drop("unconstrained")
-    assert f"The other ten are {above.min():.2f} to {above.max():.2f} above the paper's" in words
-    assert f"this code {rows.loc['unconstrained', 'ours']:.2f}. " in words
+    assert f"The other ten are {above.min():.2f} to {above.max():.2f} above the paper's" in door
+    assert f"this code {rows.loc['unconstrained', 'ours']:.2f}. " in door
     assert f"Clip 0.2 scores {rows.loc['clip_0.2', 'ours']:.2f}, in the paper 0.82" in words
     heights = {variant: list(tasks.values()) for variant, tasks in found.heights.items()}
 

@@ -18,7 +18,7 @@ from analysis.records import RecordError
 from analysis.results import Results
 
 TASKS = ("Hopper-v4", "Reacher-v4")
-README = " ".join((FOLDER.parents[1] / "README.md").read_text().split())
+PAGE = " ".join((FOLDER.parent / "reports" / "which_implementation.md").read_text().split())
 
 
 def runs(**means: float) -> pd.DataFrame:
@@ -93,24 +93,19 @@ class TestPicture:
         assert_legible("pilot", figure)
 
 
-def test_the_readme_has_the_table_of_the_committed_runs() -> None:
-    table = pilot.markdown(pilot.table(pilot.ranked(load(FOLDER / "pilot").runs)))
-    assert table in (FOLDER.parents[1] / "README.md").read_text()
-
-
-def test_the_readmes_words_on_the_collapse_are_of_the_committed_runs() -> None:
+def test_the_pages_words_on_the_collapse_are_of_the_committed_runs() -> None:
     part = FOLDER / "pilot" / "HalfCheetah-v4" / "no_filter-raw_advantage-unconstrained.s1000-1002"
     iterations, episodes = (pd.read_parquet(part / f"{name}.parquet") for name in ("iterations", "episodes"))
     first = iterations[iterations["env_steps"] <= 500_000 / 4].groupby("run", observed=True)["kl"]
     assert set(first.size()) == {61}
     moved = first.agg(lambda kl: (kl > 10).sum())
     lost = -episodes.groupby("run", observed=True)["return"].agg(lambda returns: returns.rolling(10).mean().min())
-    assert f"{moved.min()} to {moved.max()} of 61 updates move it by more than 10 nats" in README
-    assert f"lose {round(lost.min(), -2):,.0f} to {round(lost.max(), -2):,.0f} each" in README
+    assert f"{moved.min()} to {moved.max()} of 61 updates move it by more than 10 nats" in PAGE
+    assert f"lose {round(lost.min(), -2):,.0f} to {round(lost.max(), -2):,.0f} each" in PAGE
 
 
 class TestMatch:
-    """The README's words on Table 1 under the nearest implementation, against the committed runs."""
+    """The page's words on Table 1 under the nearest implementation, against the committed runs."""
 
     folder = FOLDER / "paper_match"
 
@@ -122,9 +117,9 @@ class TestMatch:
         lost = [-run["return"].rolling(10).mean().min() for part in of for run in self.returns_of(part)]
         ends = sorted(run["return"].iloc[-100:].mean() for part in of for run in self.returns_of(part))
         assert len(lost) == len(ends) == 10
-        assert f"in a row lose {min(lost):,.0f} to {max(lost):,.0f} each" in README
+        assert f"in a row lose {min(lost):,.0f} to {max(lost):,.0f} each" in PAGE
         shown = [f"{end:,.0f}".replace("-", "−") for end in ends]
-        assert f"({shown[2]} to {shown[-1]}); two do not ({shown[1]}, {shown[0]})" in README
+        assert f"({shown[2]} to {shown[-1]}); two do not ({shown[1]}, {shown[0]})" in PAGE
 
     def test_tables_of_three_seeds(self) -> None:
         found = Results(table1.comparable(load(self.folder)))
@@ -133,11 +128,11 @@ class TestMatch:
             ("unconstrained", "HalfCheetah-v4")
         ]
         tables = scores.drawn_tables(found.of_paper, found.rng(), found.options.scaling, 3, 10_000)["unconstrained"]
-        assert f"{(tables < 0).mean():.0%} are negative, all of them below −10" in README
+        assert f"{(tables < 0).mean():.0%} are negative, all of them below −10" in PAGE
         assert tables[tables < 0].max() < -10
         positive = tables[tables > 0]
         assert {f"{score:.1f}" for score in positive} == {"0.6", "0.2", "0.1"}
-        assert "of the two they have 0.6, with the shallower alone 0.1 to 0.2" in README
+        assert "of the two they have 0.6, with the shallower alone 0.1 to 0.2" in PAGE
         assert found.references is not None
         zero, one = (float(of["HalfCheetah-v4"]) for of in found.references)
         others = {e: mean for e, mean in means["unconstrained"].items() if e != "HalfCheetah-v4"}
@@ -152,7 +147,7 @@ class TestMatch:
             for variant in ("clip_0.2", "kl_adaptive_0.01", "kl_fixed_1", "unconstrained")
         }  # fmt: skip
         clip = early.pop("clip_0.2")
-        assert f"({min(clip):,.0f} to {max(clip):,.0f} after an eighth of the budget)" in README
+        assert f"({min(clip):,.0f} to {max(clip):,.0f} after an eighth of the budget)" in PAGE
         assert max(max(means) for means in early.values()) < min(clip)
         part = self.folder / "InvertedDoublePendulum-v4/clip_0.2.s0-2" / "iterations.parquet"
         std = pd.read_parquet(part).groupby("run")["std"]

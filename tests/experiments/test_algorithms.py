@@ -1,5 +1,6 @@
 """The tables of objectives and estimators say what is declared, and the README has them."""
 
+from analysis.documents import END
 from experiments import algorithms
 
 
@@ -20,7 +21,7 @@ def test_an_objective_stands_there_with_all_that_its_declaration_says() -> None:
 
 def test_writing_twice_is_writing_once_and_keeps_the_rest() -> None:
     before, after = "first\n", "\nlast\n"
-    text = before + "".join(algorithms.MARKS) + after
+    text = before + algorithms.MARK + END + after
     once = algorithms.written(text)
     assert once.startswith(before) and once.endswith(after)
     assert algorithms.written(once) == once
