@@ -219,4 +219,4 @@ def settings(cls: type, values: Mapping[str, Any]) -> Any:
 
 @cache
 def _settings(cls: type, text: str) -> Any:
-    return build(cls, json.loads(text), "manifest.")
+    return build(cls, json.loads(text), f"{cls.__name__.lower()}.")

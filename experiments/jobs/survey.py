@@ -77,7 +77,8 @@ def look_anyway(study: Path) -> tuple[list[tuple[Entry, Standing]], str]:
             return {}
 
     stands = look(study, asked, held)
-    notes += by_equal_codes([stand for _, stand in stands], read_json(study / "study.json")["code_id"])
+    if any(stand.code for _, stand in stands):
+        notes += by_equal_codes([stand for _, stand in stands], read_json(study / "study.json")["code_id"])
     return stands, "; ".join(notes)
 
 

@@ -17,9 +17,9 @@ from experiments.grammar import Study
 from experiments.identity import code_id
 from experiments.jobs.local import Local
 from experiments.jobs.standing import Standing, by_equal_codes, kept_as_done, runs_in, standings
+from experiments.jobs.survey import look, look_anyway
 from experiments.manifest import Entry, freeze
 from experiments.records.provenance import cpu_model
-from experiments.status import look, look_anyway
 from experiments.study import Request, missing
 from ppo.refusals import UserError
 from tests.conftest import small_run
@@ -134,3 +134,10 @@ def test_a_file_of_proofs_that_was_edited_is_refused(study: Path, proofs: Path) 
     proofs.write_text(NEAR.line()[:-5])
     with pytest.raises(UserError, match=r"equal_codes.jsonl, line 1 is no proof as "):
         look(study)
+
+
+def test_a_study_that_was_never_launched_has_no_code_and_nothing_to_say_of_it(study: Path) -> None:
+    (study / "study.json").unlink()  # the manifest is written first
+    stands, note = look_anyway(study)
+    assert {stand.state for _, stand in stands} == {"missing"}
+    assert note == ""
