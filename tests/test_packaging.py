@@ -1,5 +1,6 @@
 """The package as others install it: its commands, its wheel, what it declares, and the files around it."""
 
+import ast
 import importlib
 import json
 import os
@@ -179,3 +180,45 @@ def test_the_doctor_does_without_constraints_where_there_are_none(
     monkeypatch.setattr(checks, "ROOT", tmp_path)
     assert checks.packages().status == "note" and "constraints.txt of the repository" in checks.packages().found
     assert checks.mujoco().status == "ok"
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml", "markdown_it": "markdown-it-py"}
+"""Imported names whose distribution is called otherwise."""
+
+
+def imports(*folders: str) -> set[str]:
+    """Distributions that the Python files of these folders import, tests' own modules left out."""
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    names: set[str] = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    own = {"ppo", "experiments", "analysis", "tests", "slurm", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    return {normal(DISTRIBUTIONS.get(name, name)) for name in names - own - set(sys.stdlib_module_names)}
+
+
+def normal(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {normal(re.split(r"[\[<>=;! ]", each)[0]) for each in requirements}
+
+
+def test_every_import_is_declared_and_every_requirement_imported() -> None:
+    needed = declared(PROJECT["dependencies"])
+    optional = declared(PROJECT["optional-dependencies"]["dev"])
+    assert imports("ppo", "experiments", "analysis") - {"stable-baselines3"} == needed  # the benchmark's rival
+    assert imports("tests") - needed <= optional
+
+
+def test_every_requirement_has_a_bound_and_a_version_in_the_constraints() -> None:
+    pins = {normal(name) for name in checks.pinned()}
+    for each in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        assert re.search("[>=]=", each), each
+        assert declared([each]) <= pins, each
+    assert f"mujoco=={checks.BUNDLED_MUJOCO}" in PROJECT["dependencies"]
+    assert checks.pinned()["mujoco"] == checks.BUNDLED_MUJOCO
