@@ -193,7 +193,8 @@ def run(study: str, baseline: Baseline, records: Path, margin: float, out: Path)
         text = summary(found, study, baseline, margin, notes_of(versions, baseline), more)
         out.mkdir(parents=True, exist_ok=True)
         style.use()
-        overlaid({"candidate": found.curves[0], "baseline": found.curves[1]}, VARIANT).savefig(out / "curves.png")
+        drawn = {name: (VARIANT, side) for name, side in zip(("candidate", "baseline"), found.curves, strict=True)}
+        overlaid(drawn).savefig(out / "curves.png")
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.md").write_text(text)
     return verdict, text

@@ -25,12 +25,13 @@ import pandas as pd
 from analysis import gates, scores
 from analysis.baseline import FOLDER, flat, refuse_faulty
 from analysis.curves import Curves, areas, learning_curves
-from analysis.dataset import Dataset, is_dataset, load
+from analysis.dataset import Dataset, load
 from analysis.figures import style
 from analysis.figures.curves import overlaid
 from analysis.folders import building
 from analysis.records import RecordError
 from analysis.report import dataset_of, title_of
+from analysis.sources.datasets import is_dataset
 from analysis.statistics import Array, difference_interval, probability_of_improvement, welch_test
 from analysis.tables import number, span
 from experiments.commands import command, typed
@@ -91,7 +92,7 @@ def sides(found: Sequence[tuple[str, str, Dataset, pd.DataFrame]]) -> tuple[Side
     if not tasks:
         each = "; ".join(f"{source}: {', '.join(sorted(set(runs['env'])))}" for source, _, _, runs in found)
         raise RecordError(f"they have no task in common ({each}); a task's version is part of its name")
-    kept = [(*side, runs[runs["env"].isin(tasks)]) for *side, runs in found]
+    kept = [(source, variant, dataset, runs[runs["env"].isin(tasks)]) for source, variant, dataset, runs in found]
     for column, remedy in (("budget", "train both as long"), ("measure", "a score must mean the same on both sides")):
         one, other = (runs.groupby("env")[column].unique() for *_, runs in kept)
         for task in sorted(tasks):
@@ -109,8 +110,8 @@ def sides(found: Sequence[tuple[str, str, Dataset, pd.DataFrame]]) -> tuple[Side
     if few:
         raise RecordError(f"fewer than {FEWEST} seeds with a score, too few for a verdict: {', '.join(few)}")
     made = [
-        Side(*side, runs, {task: raw[str(place)][task] for task in sorted(tasks)})
-        for place, (*side, runs) in enumerate(kept)
+        Side(source, variant, dataset, runs, {task: raw[str(place)][task] for task in sorted(tasks)})
+        for place, (source, variant, dataset, runs) in enumerate(kept)
     ]
     return made[0], made[1]
 
@@ -149,16 +150,13 @@ def difference(x: Mapping[str, Array], y: Mapping[str, Array], zero: Mapping[str
 
 
 def settings_that_differ(one: Side, other: Side) -> list[str]:
-    """'algo.epsilon_high 0.28, reference null', of the settings that are not the same on both sides."""
-    read = [
-        {name: values for runs in [side.runs] for name, values in said(runs).items()} for side in (one, other)
-    ]
-    ours, theirs = read
-    names = sorted(ours.keys() | theirs.keys())
+    """Such as 'algo.epsilon 0.3, reference 0.2', of the settings that are not the same on both sides."""
+    ours, theirs = said(one.runs), said(other.runs)
+    pairs = {name: (ours.get(name, {"null"}), theirs.get(name, {"null"})) for name in sorted(ours | theirs)}
     return [
-        f"{name} {' or '.join(sorted(ours.get(name, {'null'})))}, reference {' or '.join(sorted(theirs.get(name, {'null'})))}"
-        for name in names
-        if ours.get(name, {"null"}) != theirs.get(name, {"null"})
+        f"{name} {' or '.join(sorted(mine))}, reference {' or '.join(sorted(its))}"
+        for name, (mine, its) in pairs.items()
+        if mine != its
     ]
 
 
@@ -170,3 +168,196 @@ def said(runs: pd.DataFrame) -> dict[str, set[str]]:
             if name != "seed":
                 found.setdefault(name, set()).add(value)
     return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out, and all that was looked at."""
+
+    candidate: Side
+    reference: Side
+    margin: float
+    level: float
+    zero_from: str
+    overall: Difference
+    by_task: dict[str, Difference]
+    areas: dict[str, Difference]
+    mechanism: pd.DataFrame  # tests of `gates.mechanism_gate`; empty where a side has no diagnostics
+    curves: tuple[dict[str, Curves], dict[str, Curves]]
+
+    @property
+    def word(self) -> str:
+        return self.overall.verdict(self.margin)
+
+    @property
+    def seeds(self) -> int:
+        """Of the task and side with the fewest."""
+        return min(runs.size for side in (self.candidate, self.reference) for runs in side.scores.values())
+
+
+def judge(candidate: Side, reference: Side, margin: float) -> Verdict:
+    """Compare the scores; look at the curves and at what the algorithm does besides."""
+    zero, zero_from = zeros(candidate, reference)
+    seeds = min(runs.size for side in (candidate, reference) for runs in side.scores.values())
+    level = level_of(seeds)
+    one, other = candidate.scores, reference.scores
+    curves = learning_curves(candidate.dataset, candidate.runs), learning_curves(reference.dataset, reference.runs)
+    heights = [
+        {task: areas(found, side.variant) for task, found in of_side.items()}
+        for side, of_side in zip((candidate, reference), curves, strict=True)
+    ]
+    whole = [task for task in other if all(np.isfinite(side[task]).sum() >= FEWEST for side in heights)]
+    return Verdict(
+        candidate,
+        reference,
+        margin,
+        level,
+        zero_from,
+        difference(one, other, zero, level),
+        {task: difference({task: one[task]}, {task: other[task]}, zero, level) for task in other},
+        {task: difference({task: heights[0][task]}, {task: heights[1][task]}, zero, level) for task in whole},
+        mechanism(candidate, reference),
+        curves,
+    )
+
+
+def mechanism(candidate: Side, reference: Side) -> pd.DataFrame:
+    """Tests of what both sides do, stretch by stretch; none where a side left no diagnostics."""
+    found = []
+    for side in (candidate, reference):
+        iterations = side.dataset.read("iterations")
+        if not {*gates.QUANTITIES} <= {*iterations.columns}:
+            return pd.DataFrame(columns=["changed"])
+        mine = iterations.astype({"run": str}).merge(side.runs[["run", "env"]], on="run")
+        if mine.empty:
+            return pd.DataFrame(columns=["changed"])
+        last = int(side.runs["budget"].max() // mine["env_steps"].min())
+        found.append((last, gates.by_stretch(mine, last)))
+    (one, ours), (other, theirs) = found
+    return gates.mechanism_gate(ours, theirs) if one == other else pd.DataFrame(columns=["changed"])
+
+
+def summary(found: Verdict, records: Path) -> str:
+    """Markdown, fit for a pull request."""
+    candidate, reference, seen = found.candidate, found.reference, found.overall
+    words = {
+        "BETTER": f"it is better by {number(seen.difference)} of the reference's span",
+        "WORSE": f"it is worse by {number(-seen.difference)} of the reference's span",
+        "SAME": f"no difference was found, and one of {found.margin:g} of the reference's span is ruled out",
+        "INCONCLUSIVE": f"the interval holds 0 and reaches beyond the margin, {found.margin:g}",
+    }[found.word]
+    differ = settings_that_differ(candidate, reference)
+    lines = [
+        f"## {found.word}: {candidate.name} against {reference.name}",
+        "",
+        f"- {words}: {number(seen.difference)} {span(seen.low, seen.high)}, at {found.level:.2%} for "
+        f"{found.seeds} seeds or more per task",
+        f"- a run of the candidate scores higher than one of the reference with probability {number(seen.above)}",
+        f"- what differs: {'; '.join(differ) or 'no setting'}",
+        f"- tasks: {tasks_by_budget(candidate)}; {left_out(candidate, reference)}0 is the random policy of "
+        f"{found.zero_from}",
+        f"- diverged: {diverged(candidate)} of the candidate's runs, {diverged(reference)} of the reference's; "
+        "such a run has its task's worst score",
+        "",
+        "Candidate − reference as a share of the way from random to the reference's mean. The first row decides.",
+        "",
+        "| | difference | interval | P(higher) | seeds | alone it would be |",
+        "|:--|--:|--:|--:|--:|:--|",
+        row("mean over tasks", seen, "", found.margin),
+        *(
+            row(f"score on {task}", each, f"{candidate.scores[task].size}, {reference.scores[task].size}", found.margin)
+            for task, each in found.by_task.items()
+        ),
+        *(row(f"area under the curve on {task}", each, "", found.margin) for task, each in found.areas.items()),
+        "",
+    ]
+    tests = found.mechanism.dropna()  # of quantities that both sides have
+    changed = tests[tests["changed"].astype(bool)]
+    if not changed.empty:
+        lines += ["What it does otherwise, the clearest first (medians; Mann–Whitney, Holm; it decides nothing):", "",
+                  "| task | up to iteration | quantity | reference | candidate | P(above) |",
+                  "|:--|--:|:--|--:|--:|--:|"]  # fmt: skip
+        lines += [
+            f"| {t.env} | {t.stretch} | {t.quantity} | {t.baseline:.4g} | {t.candidate:.4g} | {t.above:.2f} |"
+            for t in changed.sort_values("p").head(SHOWN).itertuples()
+        ]
+        lines.append("")
+    if found.word == "INCONCLUSIVE":
+        lines += [more_seeds(found, records), ""]
+    return "\n".join([*lines, "![learning curves](curves.png)"]) + "\n"
+
+
+def row(what: str, seen: Difference, seeds: str, margin: float) -> str:
+    interval = span(seen.low, seen.high)
+    return f"| {what} | {number(seen.difference)} | {interval} | {seen.above:.2f} | {seeds} | {seen.verdict(margin)} |"
+
+
+def tasks_by_budget(side: Side) -> str:
+    """'Hopper-v4, Reacher-v4 (1,000,000 env steps)', a group for each budget."""
+    groups = side.runs.groupby("budget")["env"].unique()
+    return ", ".join(f"{', '.join(sorted(envs))} ({budget:,} env steps)" for budget, envs in groups.items())
+
+
+def diverged(side: Side) -> str:
+    return f"{int((side.runs['status'] == 'diverged').sum())} of {len(side.runs)}"
+
+
+def left_out(candidate: Side, reference: Side) -> str:
+    """Tasks that one side has alone, said."""
+    parts = []
+    for side in (candidate, reference):
+        runs = side.dataset.runs
+        if alone := sorted(set(runs.loc[runs["variant"] == side.variant, "env"]) - set(reference.scores)):
+            parts.append(f"only {side.name} has {', '.join(alone)}; ")
+    return "".join(parts)
+
+
+def more_seeds(found: Verdict, records: Path) -> str:
+    """What to type for twice as many seeds, or what is left to do where no study says how the runs were made."""
+    wanted = 2 * max(found.seeds, FIRST_LOOK // 2)
+    commands = []
+    for source in dict.fromkeys(side.source for side in (found.candidate, found.reference)):
+        if not (records / "studies" / source / "study.json").exists():
+            return f"More seeds decide: {wanted} or more per task on both sides, then this command again."
+        side = found.candidate if source == found.candidate.source else found.reference
+        kept = [o for o in side.dataset.note["study"]["overrides"]
+                if not o.startswith(("name=", "num_seeds=", "seeds=", "extend="))]  # fmt: skip
+        commands.append(typed("experiments.study", *kept, f"name={source}", f"num_seeds={wanted}", "extend=true"))
+    return f"More seeds decide: `{' && '.join(commands)}`, then this command again."
+
+
+@command(RecordError, OSError)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.verdict", description="One variant against another.")
+    parser.add_argument("source", help="where the candidate's runs are: a study, records, a dataset, sb3:FOLDER, …")
+    parser.add_argument("--candidate", required=True, metavar="VARIANT")
+    parser.add_argument("--reference", required=True, metavar="VARIANT")
+    parser.add_argument("--against", metavar="SOURCE", help="where the reference's runs are, if elsewhere")
+    parser.add_argument("--margin", type=float, default=MARGIN, help="share of the span that counts as nothing (0.1)")
+    parser.add_argument("--records", type=Path, default=Path("records"), help="where studies are looked up")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of summary.md and curves.png (RECORDS/verdicts/…)")
+    options = parser.parse_args(arguments)
+    if not 0 < options.margin < 1:
+        raise RecordError("--margin is a share of the reference's span, between 0 and 1")
+    asked = (options.source, options.candidate), (options.against or options.source, options.reference)
+    if asked[0] == asked[1]:
+        raise RecordError("candidate and reference are the same runs; name two variants, or two sources")
+    found = judge(*sides([(*each, *of_source(*each, options.records)) for each in asked]), options.margin)
+    text = summary(found, options.records)
+    name = f"{title_of(options.source)}-{options.candidate}-{options.reference}".replace("/", "-")
+    out = options.out or options.records / "verdicts" / name
+    with building(out) as new:
+        style.use()
+        drawn = [(side.variant, of_side) for side, of_side in
+                 zip((found.candidate, found.reference), found.curves, strict=True)]  # fmt: skip
+        overlaid(dict(zip(("candidate", "reference"), drawn, strict=True))).savefig(new / "curves.png")
+        (new / "summary.md").write_text(text)
+        out.mkdir(parents=True, exist_ok=True)
+        for made in new.iterdir():
+            made.replace(out / made.name)
+    print(text, f"\n{out}", sep="")
+    return EXIT[found.word]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

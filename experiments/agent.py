@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from analysis import equal_codes
 from experiments.arcade import Arcade
 from experiments.files import numbered_in, read_json
 from experiments.film import drawing, follow
@@ -147,6 +148,9 @@ def episode(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, number: int) 
 
 
 def say_other_code(agent: Agent) -> None:
-    """On stderr, if the run is not of this code."""
-    if agent.identity["code_id"] != code_id():
-        print(f"trained by code {agent.identity['code_id']}, this is {code_id()}: returns may differ", file=sys.stderr)
+    """On stderr, if the run is not of this code: whether a trace proved the two equal, or returns may differ."""
+    trained, here = agent.identity["code_id"], code_id()
+    if trained != here:
+        equal = here in equal_codes.ways(trained, equal_codes.read())
+        what = f"which a trace proved equal ({equal_codes.NAME})" if equal else "returns may differ"
+        print(f"trained by code {trained}, this is {here}: {what}", file=sys.stderr)

@@ -75,14 +75,15 @@ def efficiency(results: Results) -> Figure:
     return figure
 
 
-def overlaid(sides: Mapping[str, Mapping[str, Curves]], variant: str) -> Figure:
-    """One variant's returns from two datasets, each in bins of its own: a panel per task."""
+def overlaid(sides: Mapping[str, tuple[str, Mapping[str, Curves]]]) -> Figure:
+    """The returns of two sides, a variant and its curves each, in bins of their own: a panel per task."""
     looks = dict(zip(sides, (Look(style.INVENTED[0], "-"), Look(style.INK, "--")), strict=True))
-    tasks = list(next(iter(sides.values())))
+    tasks = list(next(iter(sides.values()))[1])
     figure, axes = style.panels(len(tasks), style.per_row(len(tasks)), 1.8, 0.7)
     for axis, task in zip(axes, tasks, strict=True):
         for name, look in looks.items():
-            found = sides[name][task]
+            variant, curves = sides[name]
+            found = curves[task]
             draw(axis, found.env_steps, band(found.runs[variant]), look, banded=True)
             steps_axis(axis, found.env_steps[-1])
         axis.set(title=task, xlabel="env steps", ylabel="return" if axis is axes[0] else "")
