@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from experiments import overview
 from experiments.doctor import checks
@@ -222,3 +223,14 @@ def test_every_requirement_has_a_bound_and_a_version_in_the_constraints() -> Non
         assert declared([each]) <= pins, each
     assert f"mujoco=={checks.BUNDLED_MUJOCO}" in PROJECT["dependencies"]
     assert checks.pinned()["mujoco"] == checks.BUNDLED_MUJOCO
+
+
+def test_the_files_around_the_package_agree_with_it() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["title"], citation["version"]) == (PROJECT["name"], PROJECT["version"])
+    assert citation["license"] == PROJECT["license"]
+    steps = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"]["steps"]
+    (target,) = [step["run"].removeprefix("make ") for step in steps if "run" in step]
+    assert f"\n{target}: install" in (ROOT / "Makefile").read_text()
+    (python,) = [step["with"]["python-version"] for step in steps if "with" in step]
+    assert PROJECT["requires-python"] == f">={python}"
