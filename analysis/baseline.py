@@ -18,6 +18,7 @@ from analysis.scores import UNTRAINED
 from analysis.sources.records import place_of
 
 FOLDER = Path(__file__).parent / "baselines"
+INSTALLED = not (FOLDER.parents[1] / "conf").is_dir()  # a wheel's own folder goes with its next version
 SIMULATORS = ("mujoco", "envpool", "gymnasium", "ale-py")  # another version of these is another task
 NUMERICS = ("torch", "numpy")  # another version of these is told, and forbids nothing
 YOUNGER = {

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis import equal_codes, scores
-from analysis.baseline import FOLDER, Baseline, differences, read_baseline, refuse_faulty, versions_of
+from analysis.baseline import FOLDER, INSTALLED, Baseline, differences, read_baseline, refuse_faulty, versions_of
 from analysis.collect import collect
 from analysis.dataset import Dataset, load
 from analysis.records import RecordError
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reason", required=True, help="why this is the baseline from now on; one sentence")
     parser.add_argument("--replace", action="store_true", help="put it in the place of one of that name")
     parser.add_argument("--records", type=Path, default=Path("records"), help="where the study is")
-    parser.add_argument("--baselines", type=Path, default=FOLDER, help="where baselines are stored")
+    parser.add_argument("--baselines", type=Path, default=FOLDER, required=INSTALLED, help="where baselines are stored")
     options = parser.parse_args(arguments)
     said = bless(options.study, options.name, options.reason, options.records, options.replace, options.baselines)
     print("\n".join([*said, str(options.baselines / options.name)]))

@@ -274,7 +274,7 @@ def as_table(figures: dict[str, float]) -> str:
     return "\n".join(f"{name:<28}{value:>10,.3g}" for name, value in figures.items())
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="benchmark")
 def main(cfg: DictConfig) -> None:
     try:
         runs = runs_of(cfg, HydraConfig.get().runtime.choices)
@@ -292,5 +292,9 @@ def main(cfg: DictConfig) -> None:
         print(json.dumps(figures))
 
 
-if __name__ == "__main__":
+def run() -> None:
     begin(main, "benchmark")
+
+
+if __name__ == "__main__":
+    run()

@@ -18,14 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.choices import keys_set, names_in, path_of, read
-from experiments.identity import code_id, package_version
+from experiments.identity import installed
 from experiments.tracking.settings import Tracking
 from ppo.atari import SUFFIX
 from ppo.config import SETTINGS, Algo, Env, Profile, RunConfig
 from ppo.learners import OBJECTIVES
 from ppo.refusals import UserError, near_matches
 
-CONF = Path(__file__).parent.parent / "conf"
+HERE = Path(__file__).parent
+CONF = (HERE if (HERE / "conf").is_dir() else HERE.parent) / "conf"
+"""The folder of all choices: an installed wheel has it inside this package, a checkout beside it."""
 
 NEUTRAL = "neutral"
 """What config.yaml and benchmark.yaml start from: a profile with every field at its default, an algorithm with every
@@ -305,7 +307,7 @@ def bare(task: str) -> str:
 def check_first(arguments: Sequence[str], bare: str = "") -> None:
     """Answer --version. Where nothing at all is said, `bare` tells what to say; nothing expensive starts by itself."""
     if "--version" in arguments:
-        print(f"ppo-replication {package_version('ppo-replication')}, code {code_id()}")
+        print(installed())
         raise SystemExit(0)
     if bare and not arguments:
         raise UserError(bare)

@@ -78,3 +78,8 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def installed() -> str:
+    """The suite's version, and the id of the code that computes numbers: what --version prints."""
+    return f"ppo-replication {package_version('ppo-replication')}, code {code_id()}"

@@ -240,7 +240,7 @@ def report(request: Request, entries: Sequence[Entry], waiting: Waiting, console
     return 0 if all(stand.state in COMPLETE for stand in stands) else 1
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="launch")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="launch")
 def main(cfg: DictConfig) -> None:
     try:
         chosen = HydraConfig.get()
@@ -259,5 +259,9 @@ def main(cfg: DictConfig) -> None:
     leave(code)
 
 
-if __name__ == "__main__":
+def run() -> None:
     begin(main, "launch")
+
+
+if __name__ == "__main__":
+    run()

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.commands import leave, typed
-from experiments.compose import build, check_arguments, check_first, fitted, folder_of, runs_of
+from experiments.compose import CONF, build, check_arguments, check_first, fitted, folder_of, runs_of
 from experiments.jobs.progress import Progress
 from experiments.records.record import Record
 from experiments.runner import Interrupted, train_runs
@@ -25,7 +25,7 @@ BARE = (
 )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> None:
     try:
         runs = runs_of(cfg, HydraConfig.get().runtime.choices)
@@ -73,5 +73,9 @@ def begin(main: Callable[[], None], config: str = "config", bare: str = "") -> N
     main()
 
 
-if __name__ == "__main__":
+def run() -> None:
     begin(main, bare=BARE)
+
+
+if __name__ == "__main__":
+    run()

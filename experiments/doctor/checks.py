@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 TRAINING = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "rich")
 """What `experiments.train` imports, environments aside."""
 
+BUNDLED_MUJOCO = "3.6.0"  # by EnvPool 1.2.5
+
 COMPILE = """
 import torch
 compiled = torch.compile(lambda x: (torch.tanh(x) + 1).sum(), fullgraph=True)
@@ -97,8 +99,9 @@ def python() -> Finding:
 
 
 def pinned() -> dict[str, str]:
-    """Package → version of constraints.txt."""
-    return dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    """Package → version of constraints.txt; none in an installed wheel, which is without that file."""
+    path = ROOT / "constraints.txt"
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(), re.MULTILINE)) if path.exists() else {}
 
 
 def packages() -> Finding:
@@ -112,6 +115,8 @@ def packages() -> Finding:
     ]
     if absent:
         return Finding("missing", f"not installed: {', '.join(absent)}", "make install")
+    if not wanted:
+        return Finding("note", "all installed; which versions our numbers have, constraints.txt of the repository says")
     if others:
         return Finding("note", "; ".join(others), "make install; other versions of what computes get another code id")
     return Finding("ok", f"{len(versions)} packages are those of constraints.txt")
@@ -128,7 +133,7 @@ def gpu() -> Finding:
     if not present:
         return Finding("note", found, "device=cpu works")
     if "not compiled with CUDA" in said:
-        torch = f"torch=={pinned()['torch']}"
+        torch = f"torch=={(package_version('torch') or '').partition('+')[0]}"
         return Finding("note", found, f"pip install --force-reinstall --index-url https://pypi.org/simple {torch}")
     if "too old" in said:
         return Finding("note", found, "a newer driver, or a torch built for an older CUDA (pytorch.org/get-started)")
@@ -150,7 +155,7 @@ def backends() -> Finding:
 
 
 def mujoco() -> Finding:
-    wanted, have = pinned()["mujoco"], package_version("mujoco")
+    wanted, have = BUNDLED_MUJOCO, package_version("mujoco")
     if have == wanted:
         return Finding("ok", f"{have}, the one that EnvPool bundles")
     wrong = ", which computes wrong accelerations" if have == "4.0.0" else ""

@@ -88,11 +88,14 @@ def distributions_of() -> Mapping[str, list[str]]:
 def origin() -> dict[str, Any]:
     """Where this code comes from; `diff` is the uncommitted change of tracked files. A snapshot carries its answer.
 
-    Where git tells nothing, `dirty` is None (unknown, not clean) and `git_error` says why.
+    Where git tells nothing, `dirty` is None (unknown, not clean) and `git_error` says why. So for an installed package:
+    a repository around its environment is another project's, and its version stands among the packages.
     """
     carried = ROOT / "origin.json"
     if carried.exists():
         return read_json(carried)
+    if not (ROOT / "conf").is_dir():
+        return {"commit": None, "dirty": None, "diff": "", "git_error": "an installed package, not a checkout"}
     try:
         commit = git("rev-parse", "HEAD").strip()
         rest = (f":!{part}" for part in COMPUTING)
