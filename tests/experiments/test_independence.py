@@ -9,7 +9,7 @@ import pytest
 
 from experiments import trace
 from experiments.independence import leaks
-from ppo import rollout, update
+from ppo import rollout, surrogate
 from ppo.config import Algo, Env, Profile, RunConfig
 
 PROFILE = Profile(horizon=64, minibatch_size=32, epochs=1, stepsize=1e-2, standardise="rollout")
@@ -47,8 +47,8 @@ def test_runs_that_diverge_before_their_mates_leak_nothing(monkeypatch: pytest.M
 def noise_of_the_first(original: Callable[..., Any]) -> Callable[..., Any]:
     """Every run of a pack gets the first one's action noise: equal bytes where all have one seed."""
 
-    def draws(pack: Any) -> np.ndarray:
-        mine: np.ndarray = original(pack)
+    def draws(*arguments: Any) -> np.ndarray:
+        mine: np.ndarray = original(*arguments)
         return np.broadcast_to(mine[:1], mine.shape).copy()
 
     return draws
@@ -61,8 +61,8 @@ def standardised_together(_original: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("module", "name", "wrap", "first"),
     [
-        (rollout, "action_draws", noise_of_the_first, "first_action"),
-        (update, "standardised", standardised_together, "policy_loss"),
+        (rollout, "named_draws", noise_of_the_first, "first_action"),
+        (surrogate, "standardised", standardised_together, "policy_loss"),
     ],
 )
 def test_a_leak_names_its_quantity_and_who_disturbs_whom(
