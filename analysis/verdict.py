@@ -271,20 +271,25 @@ def summary(found: Verdict, records: Path) -> str:
         *(row(f"area under the curve on {task}", each, "", found.margin) for task, each in found.areas.items()),
         "",
     ]
-    tests = found.mechanism.dropna()  # of quantities that both sides have
-    changed = tests[tests["changed"].astype(bool)]
-    if not changed.empty:
-        lines += ["What it does otherwise, the clearest first (medians; Mann–Whitney, Holm; it decides nothing):", "",
-                  "| task | up to iteration | quantity | reference | candidate | P(above) |",
-                  "|:--|--:|:--|--:|--:|--:|"]  # fmt: skip
-        lines += [
-            f"| {t.env} | {t.stretch} | {t.quantity} | {t.baseline:.4g} | {t.candidate:.4g} | {t.above:.2f} |"
-            for t in changed.sort_values("p").head(SHOWN).itertuples()
-        ]
-        lines.append("")
+    lines += otherwise(found.mechanism)
     if found.word == "INCONCLUSIVE":
         lines += [more_seeds(found, records), ""]
     return "\n".join([*lines, "![learning curves](curves.png)"]) + "\n"
+
+
+def otherwise(mechanism: pd.DataFrame) -> list[str]:
+    """Lines about what the candidate does otherwise; none where nothing was found."""
+    tests = mechanism.dropna()  # of quantities that both sides have
+    changed = tests[tests["changed"].astype(bool)].sort_values("p") if len(tests) else tests
+    if changed.empty:
+        return []
+    head = "What it does otherwise, the clearest first (medians; Mann–Whitney, Holm; it decides nothing):"
+    columns = ["| task | up to iteration | quantity | reference | candidate | P(above) |", "|:--|--:|:--|--:|--:|--:|"]
+    rows = [
+        f"| {t.env} | {t.stretch} | {t.quantity} | {t.baseline:.4g} | {t.candidate:.4g} | {t.above:.2f} |"
+        for t in changed.head(SHOWN).itertuples()
+    ]
+    return [head, "", *columns, *rows, ""]
 
 
 def row(what: str, seen: Difference, seeds: str, margin: float) -> str:
