@@ -102,15 +102,23 @@ def return_gate(
 ) -> Return:
     """Scores by task, (runs,) each, in returns; `zero` by task is the random policy's. The first look spends a half of
     the error, the second the other half; after that the verdict is final."""
-    spans = {task: float(runs.mean() - zero[task]) for task, runs in baseline.items()}
-    if flat := [task for task, span in spans.items() if span <= 0]:
-        raise RecordError(f"the baseline is no better than random on {', '.join(flat)}; it cannot judge anything")
-    shares = [[(runs[task] - zero[task]) / spans[task] for task in baseline] for runs in (candidate, baseline)]
-    seen = welch_test(*shares)
+    seen = welch_test(*shares(candidate, baseline, zero))
     reach = stats.t.ppf(1 - ALPHA / LOOKS, seen.dof) * seen.error
     low, high = float(seen.difference - reach), float(seen.difference + reach)
     verdict = "FAIL" if high < -margin else "PASS" if low > -margin else "INCONCLUSIVE"
     return Return(float(seen.difference), low, high, verdict)
+
+
+def shares(
+    candidate: Mapping[str, Array], baseline: Mapping[str, Array], zero: Mapping[str, float]
+) -> tuple[list[Array], list[Array]]:
+    """Both sides' scores, (runs,) per task of the baseline, as shares of its span: the way from `zero` to its mean.
+    RecordError where there is no way."""
+    spans = {task: float(runs.mean() - zero[task]) for task, runs in baseline.items()}
+    if flat := [task for task, span in spans.items() if not span > 0]:
+        raise RecordError(f"the baseline is no better than random on {', '.join(flat)}; it cannot judge anything")
+    one, other = ([(side[task] - zero[task]) / spans[task] for task in baseline] for side in (candidate, baseline))
+    return one, other
 
 
 def stretches(iterations: int) -> list[int]:

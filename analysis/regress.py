@@ -65,10 +65,14 @@ def looked_at(runs: pd.DataFrame, per_look: int) -> tuple[pd.DataFrame, int]:
 
 def measured(dataset: Dataset, runs: pd.DataFrame) -> Measured:
     """What the gates read of these runs of a dataset."""
-    iterations = dataset.read("iterations")
+    return Measured(runs, quantities_of(dataset.read("iterations"), runs))
+
+
+def quantities_of(iterations: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The quantities of the mechanism gate, as `gates.by_stretch` gives them, of these runs of a dataset."""
     iterations = iterations.astype({"run": str}).merge(runs[["run", "env"]], on="run")
     last = int(runs["budget"].max() // iterations["env_steps"].min())  # by the budget, for all runs may have diverged
-    return Measured(runs, gates.by_stretch(iterations, last))
+    return gates.by_stretch(iterations, last)
 
 
 def random_scores(runs: pd.DataFrame) -> dict[str, float]:
@@ -113,10 +117,17 @@ def judge(candidate: Dataset, baseline: Baseline, margin: float = MARGIN) -> Jud
 
 def more_seeds(study: str, candidate: Dataset, records: Path, per_look: int) -> str:
     """The command that trains what the second look takes, and looks: what was said of the study, with more seeds."""
-    said = [o for o in candidate.note["study"]["overrides"] if not o.startswith(("name=", "num_seeds=", "extend="))]
-    words = [*said, f"name={study}", f"num_seeds={gates.LOOKS * per_look}", "extend=true"]
     at = [] if records == Path("records") else ["--records", records]
-    return f"{typed('experiments.study', *words)} && {typed('analysis.regress', '--candidate', study, *at)}"
+    grown = with_seeds(study, candidate, gates.LOOKS * per_look)
+    return f"{grown} && {typed('analysis.regress', '--candidate', study, *at)}"
+
+
+def with_seeds(study: str, dataset: Dataset, seeds: int) -> str:
+    """The command that trains so many seeds of a study, whose dataset says how it was last trained."""
+    said = [
+        o for o in dataset.note["study"]["overrides"] if not o.startswith(("name=", "num_seeds=", "seeds=", "extend="))
+    ]
+    return typed("experiments.study", *said, f"name={study}", f"num_seeds={seeds}", "extend=true")
 
 
 def summary(found: Judgement, study: str, baseline: Baseline, margin: float, notes: Sequence[str], more: str) -> str:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -24,23 +25,25 @@ import pandas as pd
 
 from analysis import gates, scores
 from analysis.baseline import FOLDER, flat, refuse_faulty
+from analysis.collect import collect
 from analysis.curves import Curves, areas, learning_curves
 from analysis.dataset import Dataset, load
 from analysis.figures import style
 from analysis.figures.curves import overlaid
-from analysis.folders import building
+from analysis.gates import MARGIN
 from analysis.records import RecordError
-from analysis.report import dataset_of, title_of
+from analysis.regress import quantities_of, with_seeds
+from analysis.report import title_of
 from analysis.sources.datasets import is_dataset
 from analysis.statistics import Array, difference_interval, probability_of_improvement, welch_test
 from analysis.tables import number, span
-from experiments.commands import command, typed
+from experiments.commands import command
 
 EXIT = {"BETTER": 0, "SAME": 0, "WORSE": 1, "INCONCLUSIVE": 4}
-MARGIN = 0.10  # share of the reference's span: a smaller difference matters to nobody who uses the default
 ERROR = 0.05  # how often a verdict is wrong where nothing differs, over all looks
 FIRST_LOOK = 10  # seeds; each doubling is one look more
 FEWEST = 3  # seeds of a task and side
+LENGTHS = 0.05  # share by which runs may differ in length: logs of other libraries end with an episode
 SHOWN = 8
 
 
@@ -75,15 +78,22 @@ class Difference(NamedTuple):
         return "SAME" if -margin < self.low and self.high < margin else "INCONCLUSIVE"
 
 
-def of_source(source: str, variant: str, records: Path) -> tuple[Dataset, pd.DataFrame]:
-    """The source's dataset and its runs of the variant; RecordError names the variants that there are."""
-    dataset = dataset_of(source, records, mark=False)
+def read(source: str, records: Path, folder: Path) -> Dataset:
+    """A dataset, or what is collected of another source now, in `folder`."""
+    if is_dataset(Path(source)):
+        return load(Path(source))
+    collect([source], records, folder, ())
+    return load(folder)
+
+
+def runs_of(source: str, variant: str, dataset: Dataset) -> pd.DataFrame:
+    """The dataset's runs of the variant; RecordError names the variants that there are."""
     runs = dataset.runs[dataset.runs["variant"] == variant]
     if runs.empty:
         there = ", ".join(sorted(set(dataset.runs["variant"])))
         raise RecordError(f"{source} has no runs of {variant}; it has {there}")
     refuse_faulty(runs)
-    return dataset, runs
+    return runs
 
 
 def sides(found: Sequence[tuple[str, str, Dataset, pd.DataFrame]]) -> tuple[Side, Side]:
@@ -93,13 +103,13 @@ def sides(found: Sequence[tuple[str, str, Dataset, pd.DataFrame]]) -> tuple[Side
         each = "; ".join(f"{source}: {', '.join(sorted(set(runs['env'])))}" for source, _, _, runs in found)
         raise RecordError(f"they have no task in common ({each}); a task's version is part of its name")
     kept = [(source, variant, dataset, runs[runs["env"].isin(tasks)]) for source, variant, dataset, runs in found]
-    for column, remedy in (("budget", "train both as long"), ("measure", "a score must mean the same on both sides")):
-        one, other = (runs.groupby("env")[column].unique() for *_, runs in kept)
-        for task in sorted(tasks):
-            if {*one[task]} != {*other[task]} or len(one[task]) > 1:
-                a, b = (", ".join(map(str, sorted(values[task]))) for values in (one, other))
-                raise RecordError(f"{task}: {column} {a} against {b}; {remedy}")
     both = pd.concat([runs.assign(variant=str(place)) for place, (*_, runs) in enumerate(kept)])
+    for task, runs in both.groupby("env"):
+        shortest, longest = runs["budget"].min(), runs["budget"].max()
+        if shortest < (1 - LENGTHS) * longest:
+            raise RecordError(f"{task}: runs of {shortest:,} and of {longest:,} env steps; train both sides as long")
+        if len(measures := sorted(runs["measure"].unique())) > 1:
+            raise RecordError(f"{task}: scores are {' and '.join(measures)}; they must mean the same on both sides")
     raw = scores.raw_scores(both)
     few = [
         f"{source}: {variant} on {task}"
@@ -139,11 +149,8 @@ def level_of(seeds: int) -> float:
 
 def difference(x: Mapping[str, Array], y: Mapping[str, Array], zero: Mapping[str, float], level: float) -> Difference:
     """Of x from y, by task (runs,) each, of what is finite. Welch's interval, tasks as strata of equal weight."""
-    clean = [{task: runs[np.isfinite(runs)] for task, runs in side.items()} for side in (x, y)]
-    spans = {task: float(y[task].mean() - zero[task]) for task in y}
-    if under := [task for task, of_task in spans.items() if not of_task > 0]:
-        raise RecordError(f"the reference is no better than the random policy on {', '.join(under)}: there is no scale")
-    shares = [[(side[task] - zero[task]) / spans[task] for task in y] for side in clean]
+    one, other = ({task: runs[np.isfinite(runs)] for task, runs in side.items()} for side in (x, y))
+    shares = gates.shares(one, other, zero)
     seen = welch_test(*shares)
     low, high = difference_interval(seen, level)
     return Difference(float(seen.difference), low, high, float(probability_of_improvement(*shares)))
@@ -151,7 +158,7 @@ def difference(x: Mapping[str, Array], y: Mapping[str, Array], zero: Mapping[str
 
 def settings_that_differ(one: Side, other: Side) -> list[str]:
     """Such as 'algo.epsilon 0.3, reference 0.2', of the settings that are not the same on both sides."""
-    ours, theirs = said(one.runs), said(other.runs)
+    ours, theirs = settings_in(one.runs), settings_in(other.runs)
     pairs = {name: (ours.get(name, {"null"}), theirs.get(name, {"null"})) for name in sorted(ours | theirs)}
     return [
         f"{name} {' or '.join(sorted(mine))}, reference {' or '.join(sorted(its))}"
@@ -160,7 +167,7 @@ def settings_that_differ(one: Side, other: Side) -> list[str]:
     ]
 
 
-def said(runs: pd.DataFrame) -> dict[str, set[str]]:
+def settings_in(runs: pd.DataFrame) -> dict[str, set[str]]:
     """Every setting but the seed, with the values that the runs have."""
     found: dict[str, set[str]] = {}
     for text in runs["config"].unique():
@@ -177,7 +184,7 @@ class Verdict:
     candidate: Side
     reference: Side
     margin: float
-    level: float
+    seeds: int  # of the task and side with the fewest
     zero_from: str
     overall: Difference
     by_task: dict[str, Difference]
@@ -188,11 +195,6 @@ class Verdict:
     @property
     def word(self) -> str:
         return self.overall.verdict(self.margin)
-
-    @property
-    def seeds(self) -> int:
-        """Of the task and side with the fewest."""
-        return min(runs.size for side in (self.candidate, self.reference) for runs in side.scores.values())
 
 
 def judge(candidate: Side, reference: Side, margin: float) -> Verdict:
@@ -211,7 +213,7 @@ def judge(candidate: Side, reference: Side, margin: float) -> Verdict:
         candidate,
         reference,
         margin,
-        level,
+        seeds,
         zero_from,
         difference(one, other, zero, level),
         {task: difference({task: one[task]}, {task: other[task]}, zero, level) for task in other},
@@ -223,18 +225,15 @@ def judge(candidate: Side, reference: Side, margin: float) -> Verdict:
 
 def mechanism(candidate: Side, reference: Side) -> pd.DataFrame:
     """Tests of what both sides do, stretch by stretch; none where a side left no diagnostics."""
-    found = []
+    none, found = pd.DataFrame(columns=["changed"]), []
     for side in (candidate, reference):
         iterations = side.dataset.read("iterations")
-        if not {*gates.QUANTITIES} <= {*iterations.columns}:
-            return pd.DataFrame(columns=["changed"])
-        mine = iterations.astype({"run": str}).merge(side.runs[["run", "env"]], on="run")
-        if mine.empty:
-            return pd.DataFrame(columns=["changed"])
-        last = int(side.runs["budget"].max() // mine["env_steps"].min())
-        found.append((last, gates.by_stretch(mine, last)))
-    (one, ours), (other, theirs) = found
-    return gates.mechanism_gate(ours, theirs) if one == other else pd.DataFrame(columns=["changed"])
+        if not ({*gates.QUANTITIES} <= {*iterations.columns} and iterations["run"].isin(side.runs["run"]).any()):
+            return none
+        found.append(quantities_of(iterations, side.runs))
+    ours, theirs = found
+    alike = ours.index.droplevel("run").unique().equals(theirs.index.droplevel("run").unique())  # the same stretches
+    return gates.mechanism_gate(ours, theirs) if alike else none
 
 
 def summary(found: Verdict, records: Path) -> str:
@@ -250,7 +249,7 @@ def summary(found: Verdict, records: Path) -> str:
     lines = [
         f"## {found.word}: {candidate.name} against {reference.name}",
         "",
-        f"- {words}: {number(seen.difference)} {span(seen.low, seen.high)}, at {found.level:.2%} for "
+        f"- {words}: {number(seen.difference)} {span(seen.low, seen.high)}, at {level_of(found.seeds):.2%} for "
         f"{found.seeds} seeds or more per task",
         f"- a run of the candidate scores higher than one of the reference with probability {number(seen.above)}",
         f"- what differs: {'; '.join(differ) or 'no setting'}",
@@ -299,8 +298,9 @@ def row(what: str, seen: Difference, seeds: str, margin: float) -> str:
 
 def tasks_by_budget(side: Side) -> str:
     """'Hopper-v4, Reacher-v4 (1,000,000 env steps)', a group for each budget."""
-    groups = side.runs.groupby("budget")["env"].unique()
-    return ", ".join(f"{', '.join(sorted(envs))} ({budget:,} env steps)" for budget, envs in groups.items())
+    longest = side.runs.groupby("env")["budget"].max()
+    groups = [(budget, sorted(longest.index[longest == budget])) for budget in sorted(set(longest))]
+    return ", ".join(f"{', '.join(tasks)} ({budget:,} env steps)" for budget, tasks in groups)
 
 
 def diverged(side: Side) -> str:
@@ -308,7 +308,7 @@ def diverged(side: Side) -> str:
 
 
 def left_out(candidate: Side, reference: Side) -> str:
-    """Tasks that one side has alone, said."""
+    """The tasks that only one side has, in words."""
     parts = []
     for side in (candidate, reference):
         runs = side.dataset.runs
@@ -319,15 +319,13 @@ def left_out(candidate: Side, reference: Side) -> str:
 
 def more_seeds(found: Verdict, records: Path) -> str:
     """What to type for twice as many seeds, or what is left to do where no study says how the runs were made."""
-    wanted = 2 * max(found.seeds, FIRST_LOOK // 2)
+    wanted = max(FIRST_LOOK, 2 * found.seeds)
     commands = []
     for source in dict.fromkeys(side.source for side in (found.candidate, found.reference)):
         if not (records / "studies" / source / "study.json").exists():
             return f"More seeds decide: {wanted} or more per task on both sides, then this command again."
         side = found.candidate if source == found.candidate.source else found.reference
-        kept = [o for o in side.dataset.note["study"]["overrides"]
-                if not o.startswith(("name=", "num_seeds=", "seeds=", "extend="))]  # fmt: skip
-        commands.append(typed("experiments.study", *kept, f"name={source}", f"num_seeds={wanted}", "extend=true"))
+        commands.append(with_seeds(source, side.dataset, wanted))
     return f"More seeds decide: `{' && '.join(commands)}`, then this command again."
 
 
@@ -347,19 +345,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = (options.source, options.candidate), (options.against or options.source, options.reference)
     if asked[0] == asked[1]:
         raise RecordError("candidate and reference are the same runs; name two variants, or two sources")
-    found = judge(*sides([(*each, *of_source(*each, options.records)) for each in asked]), options.margin)
+    with TemporaryDirectory() as beside:
+        sources = dict.fromkeys(source for source, _ in asked)
+        read_in = {name: read(name, options.records, Path(beside, str(n))) for n, name in enumerate(sources)}
+        found = judge(*sides([(*each, read_in[each[0]], runs_of(*each, read_in[each[0]])) for each in asked]),
+                      options.margin)  # fmt: skip
     text = summary(found, options.records)
     name = f"{title_of(options.source)}-{options.candidate}-{options.reference}".replace("/", "-")
     out = options.out or options.records / "verdicts" / name
-    with building(out) as new:
-        style.use()
-        drawn = [(side.variant, of_side) for side, of_side in
-                 zip((found.candidate, found.reference), found.curves, strict=True)]  # fmt: skip
-        overlaid(dict(zip(("candidate", "reference"), drawn, strict=True))).savefig(new / "curves.png")
-        (new / "summary.md").write_text(text)
-        out.mkdir(parents=True, exist_ok=True)
-        for made in new.iterdir():
-            made.replace(out / made.name)
+    out.mkdir(parents=True, exist_ok=True)
+    style.use()
+    one, other = found.curves
+    drawn = {"candidate": (found.candidate.variant, one), "reference": (found.reference.variant, other)}
+    overlaid(drawn).savefig(out / "curves.png")
+    (out / "summary.md").write_text(text)
     print(text, f"\n{out}", sep="")
     return EXIT[found.word]
 

@@ -15,6 +15,7 @@ from experiments.arcade import Arcade
 from experiments.files import numbered_in, read_json
 from experiments.film import drawing, follow
 from experiments.identity import code_id
+from experiments.jobs.standing import proofs
 from experiments.manifest import config_from
 from experiments.records import checkpoint
 from experiments.records.record import read_done, why
@@ -151,6 +152,6 @@ def say_other_code(agent: Agent) -> None:
     """On stderr, if the run is not of this code: whether a trace proved the two equal, or returns may differ."""
     trained, here = agent.identity["code_id"], code_id()
     if trained != here:
-        equal = here in equal_codes.ways(trained, equal_codes.read())
+        equal = here in equal_codes.ways(trained, proofs())
         what = f"which a trace proved equal ({equal_codes.NAME})" if equal else "returns may differ"
         print(f"trained by code {trained}, this is {here}: {what}", file=sys.stderr)

@@ -42,6 +42,7 @@ FAMILIES: Mapping[str, Mapping[str, Command]] = {
     "Judge a change": {
         "ppo-trace": Command("experiments.trace", "has a change moved a single bit?"),
         "ppo-regress": Command("analysis.regress", "is a changed algorithm as good as its baseline?"),
+        "ppo-verdict": Command("analysis.verdict", "is one variant better than another?"),
         "ppo-bless": Command("analysis.bless", "make a study a baseline"),
     },
     "Know": {

@@ -306,8 +306,8 @@ def against_revision(revision: str, recorded: bool) -> int:
     with two_sides(revision) as (old, new):
         before, (lines, key, leaking) = parse(old.trace)[0], parse(new.trace)
         code = verdict(before, lines, (old.name, new.name), leaking)
-        if recorded and code == 0:
-            print(record(old, new, before, key))
+        if recorded and code == 0 and runs_of(before) == runs_of(lines):
+            print(record(old, new, lines, key))
         elif recorded:
             print("nothing was recorded, for only codes that are the same in everything count together")
         return code
@@ -345,7 +345,7 @@ def verdict(there: Lines, here: Lines, names: tuple[str, str], leaking: Sequence
     found = compare(there, {line: here[line] for line in here if line[0] not in new}, names)
     print("\n".join(found) or "the same, byte for byte")
     if new:
-        print(f"{len(new)} runs are traced in {names[1]} alone, so nothing is said of them: {new[0]}, …")
+        print(f"{len(new)} runs are traced in {names[1]} alone and were not compared: {new[0]}, …")
     print("\n".join(f"LEAK: {leak}" for leak in leaking) or "every run is the same alone and beside other seeds")
     return 1 if found or leaking else 0
 

@@ -108,8 +108,10 @@ class NetworkActor:
         self.scale = model.distribution_class.scale(self.parameters)
 
     def draws(self, rng: np.random.Generator, steps: int) -> np.ndarray:
-        noise = self.model.distribution_class.noise(rng, steps, self.model.spaces.action_size)
-        return noise if self.manner == "sampled" else np.zeros_like(noise)
+        size = self.model.spaces.action_size
+        if self.manner == "likeliest":
+            return np.zeros((steps, size), dtype=np.float32)
+        return self.model.distribution_class.noise(rng, steps, size)
 
     def act(self, x: np.ndarray, draws: np.ndarray) -> np.ndarray:
         return self.model.distribution_class.act(self._outputs(x), self.scale * draws)

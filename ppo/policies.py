@@ -106,6 +106,7 @@ class Categorical:
 
     @staticmethod
     def scale(parameters: Mapping[str, Any]) -> float:
+        """What multiplies the noise: 1, for logits and standard Gumbel noise have one unit."""
         return 1.0
 
     @staticmethod

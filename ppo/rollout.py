@@ -125,14 +125,14 @@ def step(pack: Pack, rollout: Rollout, t: int, actions: np.ndarray) -> None:
 
 def end_episodes(pack: Pack, rollout: Rollout, t: int) -> bool:
     """Keep what ended at step t and reset its environments. True if a learner must act by other parameters now."""
-    ended, acts_anew = rollout.over[..., t], False
+    ended, changed = rollout.over[..., t], False
     for run, actor in np.argwhere(ended & not_finite(pack.observations)):
         pack.end(run, "observations", pack.env_step_of(t, actor))
     rollout.next_x[ended, t] = pack.filter.normalise(pack.observations)[ended]
     for run, actor in np.argwhere(ended & pack.alive[:, None]):
         total, length = float(pack.episode_return[run, actor]), int(pack.episode_length[run, actor])
         rollout.episodes[run].append(Episode(pack.env_step_of(t, int(actor)), total, length))
-        acts_anew |= pack.learner.see_return(int(run), total)
+        changed |= pack.learner.see_return(int(run), total)
     pack.episode_return[ended], pack.episode_length[ended] = 0.0, 0
     before = perf_counter()
     try:
@@ -141,7 +141,7 @@ def end_episodes(pack: Pack, rollout: Rollout, t: int) -> bool:
         pack.place(error, t)
         raise
     rollout.seconds["environment"] += perf_counter() - before
-    return acts_anew
+    return changed
 
 
 def fill_next_inputs(rollout: Rollout, x: np.ndarray) -> None:

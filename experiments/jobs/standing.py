@@ -27,7 +27,7 @@ COMPLETE = ("done", *(status for status in FINISHED if status != "complete"))
 class Standing:
     """One run: its state, how far it is, and what a person wants to know about it."""
 
-    state: str  # done | diverged | faulty | failed | running | stopped (begun, nobody at work) | missing
+    state: str  # done | diverged | faulty | failed | running | stopped (begun, no process at work) | missing
     iteration: int = 0
     note: str = ""  # running: who and where; failed: the line of its error; missing, stopped: why; done: its score
     steps_per_second: float = 0.0  # of the run's whole pack, while it runs

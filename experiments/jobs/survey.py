@@ -83,7 +83,7 @@ def look_anyway(study: Path) -> tuple[list[tuple[Entry, Standing]], str]:
 
 
 def queued(stand: Standing, job: tuple[str, Queued] | None) -> Standing:
-    """What the queue adds: a run nobody works on yet may be about to start."""
+    """What the queue adds: a run that no process trains yet may be about to start."""
     if job is None or stand.state not in ("missing", "stopped", "failed"):
         return stand
     name, seen = job

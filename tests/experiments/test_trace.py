@@ -259,7 +259,7 @@ class TestCompare:
         assert capsys.readouterr().out.splitlines() == [
             "there and here, 1 runs of 3 iterations each:",
             "the same, byte for byte",
-            "1 runs are traced in here alone, so nothing is said of them: b, …",
+            "1 runs are traced in here alone and were not compared: b, …",
             "every run is the same alone and beside other seeds",
         ]
         assert trace.verdict(two, one, NAMES, []) == 1, "what is traced no more may hide a change"

@@ -14,6 +14,7 @@ from scipy import stats
 from analysis import gates
 from analysis.baseline import Baseline, read_baseline
 from analysis.bless import SEEDS_PER_LOOK
+from analysis.documents import replaced
 from analysis.gates import MARGIN, VARIANT, Decision, Measured
 from analysis.regress import learning_runs, measured, random_scores
 from analysis.statistics import welch_test
@@ -22,7 +23,7 @@ from tests.planted.measure import HERE, UNCHANGED
 
 SPLITS = 20  # of the pool into a baseline and candidates
 BASELINE_SEEDS = 96
-MARKS = ("<!-- python -m tests.planted.table --write -->\n", "<!-- end of what it writes -->")
+MARK = "<!-- python -m tests.planted.table --write -->\n"
 HEAD = """\
 | planted bug | exact trace | return: FAIL | mechanism: CHANGED | caught | score, share of span | clearest quantity |
 |:--|:--|--:|--:|--:|--:|:--|"""
@@ -133,18 +134,13 @@ def stored() -> tuple[pd.DataFrame, pd.DataFrame, Baseline]:
     return pd.read_parquet(HERE / "runs.parquet"), pd.read_csv(HERE / "gates.csv"), read_baseline("regression")
 
 
-def block(readme: str) -> str:
-    """What stands between the marks."""
-    return readme.split(MARKS[0])[1].split(MARKS[1])[0]
-
-
 def main() -> None:
     runs, said, baseline = stored()
     text = f"{bugs_table(runs, said, baseline)}\n\n{unchanged_rates(runs, baseline)}\n"
     print(text, end="")
     if sys.argv[1:] == ["--write"]:
-        readme = (HERE / "README.md").read_text()
-        (HERE / "README.md").write_text(readme.replace(block(readme), f"\n{text}\n"))
+        path = HERE / "README.md"
+        path.write_text(replaced(path.read_text(), MARK, text))
 
 
 if __name__ == "__main__":
