@@ -42,6 +42,8 @@ class Learner:
         self.optimisers = [optimiser(self.flat, self.profile) for _ in range(2 if separate else 1)]  # the second: of V
         self.reward_scale = RewardScale(len(runs), self.profile, column(runs, "gamma"))
         self.settings = {name: column(runs, name) for name, each in self.algo.known_settings.items() if each.per_run}
+        own = (name for run in runs for name in run.algo.declared.adapts)
+        self.adapted = tuple(dict.fromkeys((*ADAPTED, *own)))  # settings that move, and so must be remembered
         self.stepsize = column(runs, "stepsize")
         self.average: Tensor | None = self.flat.clone() if self.algo.average_decay is not None else None
 
@@ -74,7 +76,7 @@ class Learner:
         return {
             "parameters": self.flat[run].cpu().clone(),
             "optimisers": [each.state_dict(run) for each in self.optimisers],
-            **{name: float(self.settings[name][run, 0]) for name in ADAPTED},
+            **{name: float(self.settings[name][run, 0]) for name in self.adapted},
             "stepsize": float(self.stepsize[run, 0]),
             **({} if self.average is None else {"average": self.average[run].cpu().clone()}),
             "reward_scale": self.reward_scale.state_dict(run),
@@ -84,7 +86,7 @@ class Learner:
         self.flat[run] = torch.as_tensor(state["parameters"], device=self.flat.device)
         for each, remembered in zip(self.optimisers, state["optimisers"], strict=True):
             each.load_state_dict(run, remembered)
-        for name in ADAPTED:
+        for name in self.adapted:
             self.settings[name][run] = state[name]
         self.stepsize[run] = state["stepsize"]
         if self.average is not None:

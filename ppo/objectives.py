@@ -141,4 +141,4 @@ SURROGATES = (
 """Every objective that minibatch steps maximise."""
 
 ADAPTED = tuple(dict.fromkeys(name for each in SURROGATES for name in each.adapts))
-"""Settings that move from update to update, and so must be remembered."""
+"""Settings that move from update to update; every checkpoint has them."""

@@ -1,5 +1,6 @@
 """TRPO's parts against explicit matrices, its step against what it promises, and an update against sb3-contrib's."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ppo.batches import merged
 from ppo.config import Algo, Env, Profile, RunConfig
+from ppo.learners import OBJECTIVES
 from ppo.pack import Pack
 from ppo.refusals import UserError
 from ppo.rollout import collect
@@ -169,3 +171,16 @@ def fill(model: TRPO, x: np.ndarray, actions: np.ndarray, advantage: Any, value_
 def test_a_value_network_of_its_own_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"needs profile\.value_fit=separate"):
         RunConfig(Algo(**TRUST_REGION), Profile())
+
+
+def test_a_setting_that_adapts_is_remembered_whoever_learns_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    wider = replace(OBJECTIVES["trust_region"], adapts=("delta",), adapt=lambda kl, delta: {"delta": delta * 2})
+    monkeypatch.setitem(OBJECTIVES, "trust_region", wider)
+    whole, parts = (pack_of("CartPole-v1", seeds=1, iterations=3) for _ in range(2))
+    list(train(whole))
+    next(train(parts))
+    resumed = pack_of("CartPole-v1", seeds=1, iterations=3)
+    resumed.load_state_dicts([parts.state_dict(0)])
+    list(train(resumed))
+    assert resumed.learner.settings["delta"] == whole.learner.settings["delta"] == 8 * 0.01
+    assert torch.equal(resumed.learner.flat, whole.learner.flat)
